@@ -1,0 +1,24 @@
+# Two commands for a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/installed
+	$(RUN) -m calibration demo
+
+test: $(VENV)/installed
+	$(RUN) -m pytest
+
+bench: $(VENV)/installed
+	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
+
+# torch is pinned in constraints.txt, so that a machine without CUDA keeps its CPU build and repeats the same install.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,148 @@
+"""A cluster: the machine that is simulated, as numbers with their units in their names and their source beside them.
+
+It knows rates; it refuses to know ops, schedules and workloads (sim/cost.py turns the two into seconds).  A Cluster
+prints as YAML and loads back; a file may write units ("200 Mbit/s"), and what it must not have is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sim.schedule import COLLECTIVES, KINDS
+from sim.units import quantity, units_of
+
+COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in COLLECTIVES)
+_CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Seconds of a compute op: fixed_s + FLOPs / flops_per_s."""
+
+    fixed_s: float
+    flops_per_s: float
+    __pydantic_config__ = _CLOSED
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds of a transfer: latency_s + bytes / bytes_per_s (Hockney 1994).
+
+    scope "pair": every ordered pair of ranks has a link of its own; "port": what a rank sends shares its port, and so
+    does what it receives.  A dispatch that brings its token counts along costs counts_s more."""
+
+    latency_s: float
+    bytes_per_s: float
+    scope: str = "port"
+    counts_s: float = 0.0
+    __pydantic_config__ = _CLOSED
+
+
+@dataclass(frozen=True)
+class Host:
+    """The thread that issues ops, launch_s each.  A synchronous host computes itself, as a CPU does: it issues the next
+    op when a compute op has ended; any other runs ahead."""
+
+    launch_s: float = 0.0
+    synchronous: bool = False
+    __pydantic_config__ = _CLOSED
+
+
+@dataclass(frozen=True)
+class Interference:
+    """Slow-down on one rank while both streams are busy: work done alone in 1 s takes 1 + factor.
+
+    compute[kind]: of a compute op while a collective is under way; communication: of a collective while any of its
+    ranks computes.  0 everywhere: first-in first-out, to the last bit."""
+
+    compute: Mapping[str, float] = field(default_factory=dict)
+    communication: float = 0.0
+    __pydantic_config__ = _CLOSED
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """`ranks` equal devices, their links and hosts."""
+
+    name: str
+    ranks: int
+    compute: Mapping[str, Rate]  # kind of op -> Rate
+    link: Link
+    host: Host = field(default_factory=Host)
+    interference: Interference = field(default_factory=Interference)
+    jitter: Mapping[str, float] = field(default_factory=dict)  # kind -> standard deviation of log(seconds)
+    errors: Mapping[str, float] = field(default_factory=dict)  # "link.latency_s" -> its standard error
+    source: str = ""  # where the numbers come from: machine, date, command, or a publication
+    __pydantic_config__ = _CLOSED
+
+    def __post_init__(self) -> None:
+        problems = [*self._problems()]
+        if problems:
+            raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
+
+    def _problems(self) -> list[str]:
+        problems = [f"compute lacks {kind} ({KINDS[kind]})" for kind in COMPUTE_KINDS if kind not in self.compute]
+        for table in (self.compute, self.interference.compute):
+            problems += [f"{kind!r} is no kind of compute op" for kind in table if kind not in COMPUTE_KINDS]
+        problems += [f"jitter: {kind!r} is no kind of op" for kind in self.jitter if kind not in KINDS]
+        if self.link.scope not in ("pair", "port"):
+            problems.append(f"link.scope={self.link.scope!r} should be 'pair' or 'port'")
+        for key, value in _numbers(self).items():
+            positive = key.endswith("_per_s") or key == "ranks"
+            if not math.isfinite(value) or value < 0 or (positive and value == 0):
+                problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
+        return problems
+
+    def __str__(self) -> str:
+        from omegaconf import OmegaConf
+
+        text: str = OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
+        return text
+
+    def save(self, path: Path | str) -> None:
+        """Writes the YAML that `load` reads."""
+        Path(path).write_text(str(self))
+
+    @staticmethod
+    def load(path: Path | str) -> Cluster:
+        """The cluster in a YAML file.  Raises ValueError with every unknown key, unit, and value out of range."""
+        import yaml
+        from omegaconf import OmegaConf
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            data = OmegaConf.to_container(OmegaConf.load(path))
+            return TypeAdapter(Cluster).validate_python(_in_si(data, ""))
+        except ValidationError as error:
+            raise ValueError("\n".join(f"{path}: {line}" for line in _readable(error.errors()))) from None
+        except (ValueError, OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _numbers(value: Any, key: str = "") -> dict[str, float]:
+    """{"link.latency_s": 1e-5, ...}: every number of a cluster but its errors, by dotted key."""
+    if isinstance(value, Cluster):
+        return {k: v for k, v in _numbers(asdict(value)).items() if not k.startswith("errors.")}
+    if isinstance(value, Mapping):
+        return {k: v for name, inner in value.items() for k, v in _numbers(inner, f"{key}.{name}".strip(".")).items()}
+    return {key: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
+
+
+def _in_si(value: Any, key: str) -> Any:
+    """`value` with every text of number and unit turned into SI, by the suffix of its key."""
+    if isinstance(value, dict):
+        return {str(name): _in_si(inner, f"{key}.{name}".strip(".")) for name, inner in value.items()}
+    return quantity(key, value) if units_of(key) else value
+
+
+def _readable(errors: Any) -> list[str]:
+    """A line an error: dotted key, what is wrong, the value."""
+    lines = []
+    for error in errors:
+        key = ".".join(str(part) for part in error["loc"])
+        what = "unknown key" if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") else error["msg"]
+        lines.append(f"{key}: {what} ({error['input']!r})" if error["loc"] else error["msg"].split("Value error, ")[-1])
+    return lines

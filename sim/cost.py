@@ -1,0 +1,122 @@
+"""The one place where shapes become seconds: what each op costs on each rank, alone on the machine.
+
+Compute: fixed_s + FLOPs / flops_per_s, by kind of op, with the rank's own token counts.  Collectives: latency plus the
+fullest resource's bytes over its rate.  Both ignore contention between streams, which is the engine's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cluster import Cluster, Link
+from sim.schedule import Op, Schedule
+from sim.workload import ModelShape, Workload
+
+Array = npt.NDArray[np.float64]
+
+
+def all_to_all_s(sent_bytes: Array, link: Link) -> float:
+    """Seconds of one all-to-all of `sent_bytes` [src, dst] (the diagonal stays at home and is free).
+
+    The fullest resource decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores fairness
+    between pairs.  Raises ValueError if `sent_bytes` is not square or has a negative entry."""
+    if sent_bytes.ndim != 2 or len(set(sent_bytes.shape)) != 1 or (sent_bytes < 0).any():
+        raise ValueError(f"bytes [src, dst] should be square and not negative, not\n{sent_bytes}")
+    away = sent_bytes - np.diag(np.diag(sent_bytes))
+    fullest = away.max() if link.scope == "pair" else max(away.sum(axis=0).max(), away.sum(axis=1).max())
+    return link.latency_s + float(fullest) / link.bytes_per_s
+
+
+def forward_macs(model: ModelShape) -> float:
+    """Multiply-accumulates of one image through the network once, attention's two products left out.
+
+    Equals the "Gflops" column of arXiv 2407.11633 (15.43 for S/2 to 690.94 for G/2) to its last digit."""
+    tokens, size = model.tokens, model.hidden
+    block = tokens * (_attention_macs(model) + model.experts * size + _swiglu_macs(model, shared=True))
+    block += tokens * model.top_k * _swiglu_macs(model) + 6 * size * size
+    return model.layers * block + tokens * (_embed_macs(model) + _final_macs(model)) + 2 * size * size + _t_macs(model)
+
+
+def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Array:
+    """Seconds [op, rank] of every op, alone on the machine.  A collective costs every rank the same.
+
+    `workload` must have been fitted to the schedule (`Workload.fits`)."""
+    seconds = np.empty((len(schedule.ops), workload.ranks))
+    seen: dict[object, int] = {}
+    for i, op in enumerate(schedule.ops):
+        key = _sort(op, schedule, workload)
+        if key in seen:
+            seconds[i] = seconds[seen[key]]
+        else:
+            seen[key] = i
+            seconds[i] = op_s(op, schedule, workload, cluster)
+    return seconds
+
+
+def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
+    """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
+    link = cluster.link
+    if op.kind == "N":
+        return link.latency_s if workload.ranks > 1 else 0.0
+    if op.kind in "DC":
+        if workload.ranks == 1:
+            return 0.0
+        brings_counts = op.kind == "D" and f"N{op.step}.{op.layer}{op.part}" not in schedule.position
+        return all_to_all_s(workload.sent_bytes(schedule, op), link) + (link.counts_s if brings_counts else 0.0)
+    rate = cluster.compute[op.kind]
+    return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
+
+
+def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
+    """FLOPs (two a multiply-accumulate) of a compute op: [rank] for E, whose ranks differ, else the same on each."""
+    if op.kind == "E":
+        rows: Array = workload.rows(schedule, op).sum(axis=0)
+        return 2 * rows * _swiglu_macs(workload.model)
+    tokens = workload.tokens / (schedule.micro_batches if op.layer is not None else 1)
+    return 2 * tokens * _MACS_PER_TOKEN[op.kind](workload.model)
+
+
+def _swiglu_macs(model: ModelShape, shared: bool = False) -> float:
+    """A row through one expert: gate, up and down (facts: 12 D^2 routed, 6 D^2 shared)."""
+    return 3 * model.hidden * model.hidden * (model.shared_experts if shared else model.mlp_ratio)
+
+
+def _attention_macs(model: ModelShape) -> float:
+    """A token's q, k, v and output projections."""
+    return 4 * model.hidden * model.hidden
+
+
+def _embed_macs(model: ModelShape) -> float:
+    return model.patch**2 * model.channels * model.hidden
+
+
+def _final_macs(model: ModelShape) -> float:
+    return model.hidden * model.patch**2 * 2 * model.channels
+
+
+def _t_macs(model: ModelShape) -> float:
+    """An image's timestep embedding: two linear layers on 256 sinusoids."""
+    return 256 * model.hidden + model.hidden * model.hidden
+
+
+_MACS_PER_TOKEN: dict[str, Callable[[ModelShape], float]] = {
+    "P": lambda m: _embed_macs(m) + _t_macs(m) / m.tokens,
+    "A": lambda m: _attention_macs(m) + 2 * m.tokens * m.hidden + m.experts * m.hidden + 6 * m.hidden**2 / m.tokens,
+    "S": lambda m: _swiglu_macs(m, shared=True),
+    "R": lambda m: (m.top_k + 2) * m.hidden,
+    "F": lambda m: _final_macs(m) + 2 * m.hidden**2 / m.tokens,
+    "Z": lambda m: 2 * m.patch**2 * m.channels,
+}
+
+
+def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:
+    """Ops of one sort cost the same: those of one kind, and for D, E and C of the same tokens and slots."""
+    if op.kind not in "DEC" or op.layer is None:
+        return op.kind
+    assert workload.routing is not None
+    steps, layers = workload.routing.counts.shape[:2]
+    slots = schedule.ops[schedule.position[f"D{op.step}.{op.layer}{op.part}"]].slots
+    counts = f"N{op.step}.{op.layer}{op.part}" in schedule.position
+    return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, slots, counts

@@ -1,0 +1,228 @@
+"""The simulated machine: schedule, workload and cluster in, Trace out, as SimPy processes.
+
+A rank is a host that issues ops in schedule order, a compute stream and a communication stream.  Streams are
+first-in first-out; an op starts when it has been issued, its stream is free and its inputs are there; a collective
+starts when every rank has reached it.  While both streams of a rank are busy they slow each other down (a fluid: a
+rate that changes when the other stream starts or stops).
+
+Time is whole picoseconds, so that sums are exact and two engines can agree to the last bit.  One process a stream,
+with events made only where somebody waits, is what keeps this fast: a process an op is ten times slower."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from simpy import Environment, Event
+from simpy.events import Timeout
+
+from sim.cluster import Cluster
+from sim.cost import durations_s
+from sim.schedule import Schedule
+from sim.trace import Trace
+from sim.workload import Workload
+
+TICKS_PER_S = 1e12
+Process = Generator[Event, object, None]
+
+
+def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int | None = None) -> Trace:
+    """The Trace of `schedule` run with `workload` on `cluster`; without a seed, every op takes its median time.
+
+    With a seed every op's time is multiplied by noise exp(N(0, cluster.jitter[kind])), the same for the same seed.
+    Raises ValueError if the three do not fit each other, or if a seed would change nothing."""
+    workload = workload.fits(schedule.check())
+    if workload.ranks != cluster.ranks:
+        raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
+    seconds = durations_s(schedule, workload, cluster)
+    if seed is not None:
+        seconds = seconds * _noise(schedule, cluster, seed)
+    machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).astype(np.int64).T.tolist())
+    reached, start, end = machine.run()
+    about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
+    ages = np.array(schedule.staleness(), dtype=np.int64)
+    return Trace(schedule, "simulated", reached, start, end, ages, about)
+
+
+def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:
+    """[op, rank] factors; a collective has one for all ranks."""
+    sigma = np.array([[cluster.jitter.get(op.kind, 0.0)] for op in schedule.ops])
+    if not sigma.any():
+        raise ValueError(f"seed has no effect: cluster {cluster.name} has no jitter for the ops of {schedule.name}")
+    normal = np.random.default_rng(seed).standard_normal((len(schedule.ops), cluster.ranks))
+    shared = [op.stream == "communication" for op in schedule.ops]
+    normal[shared] = normal[shared, :1]
+    return np.exp(sigma * normal)
+
+
+class _Machine:
+    """All ranks of one run.  Times are ticks; `ticks`, `reached`, `start`, `end` are [rank][op], -1 where not yet."""
+
+    def __init__(self, schedule: Schedule, cluster: Cluster, ticks: list[list[int]]) -> None:
+        self.env = Environment()
+        self.ops, self.ticks, self.ranks = schedule.ops, ticks, cluster.ranks
+        talks = [op.stream == "communication" for op in schedule.ops]
+        self.compute_ops = [i for i, t in enumerate(talks) if not t]
+        self.collectives = [i for i, t in enumerate(talks) if t]
+        # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.
+        self.waits = [[j for j in needs if talks[j] != t] for needs, t in zip(schedule.needs, talks, strict=True)]
+        self.reached, self.start, self.end, self.issued = ([[-1] * len(talks) for _ in ticks] for _ in range(4))
+        self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> event that its end will trigger
+        self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> event that its issue will trigger
+        self.arrived = [0] * len(talks)
+        self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
+        launch = round(cluster.host.launch_s * TICKS_PER_S)
+        blocks = [op.blocks or (cluster.host.synchronous and not t) for op, t in zip(schedule.ops, talks, strict=True)]
+        for rank in range(self.ranks):
+            if any(blocks):
+                self.env.process(self._host(rank, launch, blocks))
+            else:  # nothing holds this host up: when it issues what is known beforehand
+                self.issued[rank] = list(range(launch, launch * len(talks) + 1, launch)) if launch else [0] * len(talks)
+            self.env.process(self._compute(rank))
+            self.env.process(self._communicate(rank))
+
+    def run(self) -> Sequence[npt.NDArray[np.float64]]:
+        """Runs to the end; reached, start and end in seconds [rank, op]."""
+        self.env.run()
+        assert min(map(min, self.end)) >= 0, "a checked schedule runs to the end"
+        first = min(map(min, self.start))
+        return [(np.array(ticks) - first) / TICKS_PER_S for ticks in (self.reached, self.start, self.end)]
+
+    def _host(self, rank: int, launch: int, blocks: list[bool]) -> Process:
+        for i, waits in enumerate(blocks):
+            yield Timeout(self.env, launch)
+            self.issued[rank][i] = self._now()
+            if i in self.issue[rank]:
+                self.issue[rank].pop(i).succeed()
+            if waits and self.end[rank][i] < 0:
+                yield self.ended[rank].setdefault(i, Event(self.env))
+
+    def _compute(self, rank: int) -> Process:
+        start, end, issued, ended = self.start[rank], self.end[rank], self.issued[rank], self.ended[rank]
+        fluid, env, ticks, waits, plain = self.fluid, self.env, self.ticks[rank], self.waits, not self.fluid.flows
+        for i in self.compute_ops:
+            for j in waits[i]:
+                if end[j] < 0:
+                    fluid.pause(rank)
+                    yield ended.setdefault(j, Event(env))
+            if not 0 <= issued[i] <= env.now:
+                fluid.pause(rank)
+                yield self._issue(rank, i)
+            start[i] = self.reached[rank][i] = self._now()
+            yield Timeout(env, ticks[i]) if plain else fluid.compute(rank, i, ticks[i])
+            end[i] = self._now()
+            if i in ended:
+                ended.pop(i).succeed()
+        fluid.pause(rank)
+
+    def _communicate(self, rank: int) -> Process:
+        end, issued, ended = self.end[rank], self.issued[rank], self.ended[rank]
+        for i in self.collectives:
+            for j in self.waits[i]:
+                if end[j] < 0:
+                    yield ended.setdefault(j, Event(self.env))
+            if not 0 <= issued[i] <= self.env.now:
+                yield self._issue(rank, i)
+            self.reached[rank][i] = self._now()
+            self.arrived[i] += 1
+            if self.arrived[i] == self.ranks:
+                self._begin(i)
+            yield ended.setdefault(i, Event(self.env))
+
+    def _begin(self, i: int) -> None:
+        """The last rank has reached collective `i`: it is under way."""
+        now = self._now()
+        for start in self.start:
+            start[i] = now
+        timer = self.fluid.transfer(self.ticks[0][i])
+        assert timer.callbacks is not None
+        timer.callbacks.append(lambda _: self._finish(i))
+
+    def _finish(self, i: int) -> None:
+        now = self._now()
+        self.fluid.arrive()
+        for end, ended in zip(self.end, self.ended, strict=True):
+            end[i] = now
+            ended.pop(i).succeed()
+
+    def _issue(self, rank: int, i: int) -> Event:
+        """What triggers when the host of `rank` issues op `i`, which it has not yet."""
+        if self.issued[rank][i] < 0:
+            return self.issue[rank].setdefault(i, Event(self.env))
+        return Timeout(self.env, self.issued[rank][i] - self.env.now)
+
+    def _now(self) -> int:
+        return self.env.now  # type: ignore[return-value]  # whole ticks go in, so whole ticks come out
+
+
+class _Flow:
+    """Work under way: `left` ticks of it alone at time `since`, each taking `slow` ticks at present."""
+
+    __slots__ = ("left", "since", "slow", "timer")
+
+    def __init__(self, env: Environment, ticks: int, slow: float) -> None:
+        self.left, self.since, self.slow = float(ticks), env.now, slow
+        self.timer = Timeout(env, round(ticks * slow))
+
+    def change(self, env: Environment, slow: float) -> None:
+        """From now on every tick of work takes `slow`; a new timer takes over who waits for the old one."""
+        if slow == self.slow or not self.timer.callbacks:
+            return
+        self.left = max(0.0, self.left - (env.now - self.since) / self.slow)
+        self.since, self.slow = env.now, slow
+        timer = Timeout(env, round(self.left * slow))
+        timer.callbacks, self.timer.callbacks = self.timer.callbacks, []
+        self.timer = timer
+
+
+class _Fluid:
+    """Interference: work takes 1 + factor times as long while the other stream of its rank is busy.
+
+    Ignores that the pairs of a collective proceed independently: it is slow while any of its ranks computes."""
+
+    def __init__(self, env: Environment, cluster: Cluster, kinds: Sequence[str]) -> None:
+        self.env = env
+        factors = cluster.interference
+        self.flows = any(factors.compute.values()) or factors.communication > 0
+        self.slow_compute = [1.0 + factors.compute.get(kind, 0.0) for kind in kinds]
+        self.slow_transfer = 1.0 + factors.communication
+        self.computing: list[tuple[_Flow, float] | None] = [None] * cluster.ranks
+        self.busy = 0  # ranks that compute
+        self.transferring: _Flow | None = None
+
+    def compute(self, rank: int, op: int, ticks: int) -> Timeout:
+        """`rank` begins a compute op; the event that ends it."""
+        slow = self.slow_compute[op]
+        flow = _Flow(self.env, ticks, slow if self.transferring else 1.0)
+        if self.computing[rank] is None:
+            self.busy += 1
+            if self.busy == 1 and self.transferring:
+                self.transferring.change(self.env, self.slow_transfer)
+        self.computing[rank] = flow, slow
+        return flow.timer
+
+    def pause(self, rank: int) -> None:
+        """`rank` has nothing to compute at present."""
+        if self.computing[rank] is not None:
+            self.computing[rank] = None
+            self.busy -= 1
+            if not self.busy and self.transferring:
+                self.transferring.change(self.env, 1.0)
+
+    def transfer(self, ticks: int) -> Timeout:
+        """A collective begins on every rank; the event that ends it."""
+        flow = _Flow(self.env, ticks, self.slow_transfer if self.busy else 1.0)
+        if self.flows:
+            self.transferring = flow
+            for computing in self.computing:
+                if computing:
+                    computing[0].change(self.env, computing[1])
+        return flow.timer
+
+    def arrive(self) -> None:
+        """The collective has ended."""
+        self.transferring = None
+        for computing in self.computing:
+            if computing:
+                computing[0].change(self.env, 1.0)

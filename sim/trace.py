@@ -1,0 +1,162 @@
+"""A trace: when every op of a schedule ran on every rank.  Simulation and real run both return one.
+
+It holds spans and what can be counted from them; it has no opinion on whether they are good, and does not know
+whether a model or a machine made them, beyond the word in `origin`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.schedule import Op, Schedule
+
+Array = npt.NDArray[np.float64]
+STREAMS = ("compute", "communication")
+_COLUMNS = "rank\tstream\top\treached_s\tstart_s\tend_s"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """Spans of a run, in seconds since its first op began.
+
+    reached_s [rank, op]: when this rank was ready for the op; start_s [rank, op]: when it began, for a collective not
+    before every rank had reached it; end_s [rank, op].  The op axis is `schedule.ops`.
+    staleness [step, layer, slot]: age in steps of what was added; a simulation takes it from the schedule, a real run
+    reads it off the tags that travelled with the buffers."""
+
+    schedule: Schedule
+    origin: str  # "simulated" or "measured"
+    reached_s: Array
+    start_s: Array
+    end_s: Array
+    staleness: npt.NDArray[np.int64]
+    about: Mapping[str, str] = field(default_factory=dict)  # workload, cluster or machine, seed, versions
+
+    def __post_init__(self) -> None:
+        for name in ("reached_s", "start_s", "end_s"):
+            array = getattr(self, name)
+            if array.shape != (self.ranks, len(self.schedule.ops)) or not np.isfinite(array).all():
+                raise ValueError(f"{name} should be finite, of shape [rank, op], not {array.shape}")
+
+    # ---------------------------------------------------------------------------------------- metrics
+
+    @property
+    def ranks(self) -> int:
+        """Number of ranks."""
+        return len(self.start_s)
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds from the first op's start to the last op's end, over all ranks."""
+        return float(self.end_s.max() - self.start_s.min())
+
+    @cached_property
+    def on_communication(self) -> npt.NDArray[np.bool_]:
+        """[op]: whether the op runs on the communication stream."""
+        return np.array([op.stream == "communication" for op in self.schedule.ops])
+
+    def busy_s(self, stream: str) -> Array:
+        """[rank]: seconds in which `stream` ran an op."""
+        mine = self.on_communication == (stream == "communication")
+        total: Array = (self.end_s - self.start_s)[:, mine].sum(axis=1)
+        return total
+
+    @cached_property
+    def exposed_s(self) -> Array:
+        """[rank]: seconds in which a collective was under way, or waited for another rank, and nothing was computed."""
+        return np.array([self._exposed_s(rank) for rank in range(self.ranks)])
+
+    def _exposed_s(self, rank: int) -> float:
+        computing, talking = ~self.on_communication, self.on_communication
+        order = np.argsort(self.start_s[rank, computing], kind="stable")
+        starts, ends = self.start_s[rank, computing][order], self.end_s[rank, computing][order]
+        edges = np.stack([starts, ends], axis=1).ravel()
+        computed = np.stack([np.cumsum(ends - starts) - (ends - starts), np.cumsum(ends - starts)], axis=1).ravel()
+        begin, end = self.reached_s[rank, talking], self.end_s[rank, talking]
+        hidden = np.interp(end, edges, computed) - np.interp(begin, edges, computed)
+        return float((end - begin - hidden).sum())
+
+    def order(self, rank: int, stream: str) -> list[str]:
+        """Names of the ops that `stream` of `rank` ran, in the order in which they began."""
+        mine = np.flatnonzero(self.on_communication == (stream == "communication"))
+        return [self.schedule.ops[i].name for i in mine[np.argsort(self.start_s[rank, mine], kind="stable")]]
+
+    def span_s(self, rank: int, op: Op) -> tuple[float, float]:
+        """Start and end of one op on one rank."""
+        at = self.schedule.position[op.name]
+        return float(self.start_s[rank, at]), float(self.end_s[rank, at])
+
+    @cached_property
+    def step_s(self) -> Array:
+        """[step]: seconds of each step, from the solver step before it to its own, on the slowest rank."""
+        ends = [self.end_s[:, self.schedule.position[f"Z{s}"]].max() for s in range(self.schedule.steps)]
+        return np.diff(np.array([self.start_s.min(), *ends]))
+
+    def table(self) -> list[tuple[str, float, float]]:
+        """(kind of op, seconds, share of the makespan), of the mean rank; then exposed communication."""
+        spans = (self.end_s - self.start_s).mean(axis=0)
+        kinds = np.array([op.kind for op in self.schedule.ops])
+        seconds = [(str(kind), float(spans[kinds == kind].sum())) for kind in dict.fromkeys(kinds)]
+        rows = [*seconds, ("exposed communication", float(self.exposed_s.mean()))]
+        return [(kind, s, s / self.makespan_s) for kind, s in rows]
+
+    # ------------------------------------------------------------------------------------------- text
+
+    def __str__(self) -> str:
+        """Everything: a heading of `#` lines with the schedule in it, then a line a span, in exact seconds."""
+        about = [f"# {key} = {value}" for key, value in self.about.items()]
+        ages = ["# staleness " + " ".join(str(a) for a in step.ravel()) for step in self.staleness]
+        text = [f"#> {line}" for line in str(self.schedule).splitlines()]
+        return "\n".join([f"# trace {self.origin}", *about, *ages, *text, _COLUMNS, *self._rows()]) + "\n"
+
+    def _rows(self) -> list[str]:
+        names = [(op.stream, op.name) for op in self.schedule.ops]
+        return [
+            f"{rank}\t{stream}\t{name}\t{reached!r}\t{start!r}\t{end!r}"
+            for rank in range(self.ranks)
+            for (stream, name), reached, start, end in zip(
+                names, *(a[rank].tolist() for a in (self.reached_s, self.start_s, self.end_s)), strict=True
+            )
+        ]
+
+    def save(self, path: Path | str) -> None:
+        """Writes the text; `load` reads it back without loss."""
+        Path(path).write_text(str(self))
+
+    @staticmethod
+    def load(path: Path | str) -> Trace:
+        """Reads what `save` wrote.  Raises ValueError naming the first line that is not as it should be."""
+        return Trace.parse(Path(path).read_text(), str(path))
+
+    @staticmethod
+    def parse(text: str, source: str = "trace") -> Trace:
+        """The inverse of `str()`."""
+        head, columns, body = text.partition(_COLUMNS + "\n")
+        lines = head.splitlines()
+        if not columns or not lines or not lines[0].startswith("# trace "):
+            raise ValueError(f"{source}: not a trace: it should begin with '# trace ' and have the line\n{_COLUMNS}")
+        schedule = Schedule.parse("\n".join(line[3:] for line in lines if line.startswith("#> "))).check()
+        ages = [line.split()[2:] for line in lines if line.startswith("# staleness ")]
+        about = dict(line[2:].split(" = ", 1) for line in lines if " = " in line and line.startswith("# "))
+        reached, start, end = _spans(body, schedule, source)
+        staleness = np.array(ages, dtype=np.int64).reshape(schedule.steps, schedule.layers, schedule.top_k)
+        return Trace(schedule, lines[0].split()[2], reached, start, end, staleness, about)
+
+
+def _spans(body: str, schedule: Schedule, source: str) -> Array:
+    """[3, rank, op] reached, start, end from the lines of a trace's text."""
+    names = [op.name for op in schedule.ops]
+    rows = [line.split("\t") for line in body.splitlines()]
+    for i, row in enumerate(rows):
+        want = (str(i // len(names)), names[i % len(names)])
+        if len(row) != 6 or (row[0], row[2]) != want:
+            raise ValueError(f"{source}: expected the span of {want[1]} on rank {want[0]}, found {row}")
+    if not rows or len(rows) % len(names):
+        raise ValueError(f"{source}: {len(rows)} spans do not make whole ranks of {len(names)} ops")
+    values = np.array([row[3:] for row in rows], dtype=np.float64)
+    return np.ascontiguousarray(values.T.reshape(3, -1, len(names)))

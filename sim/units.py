@@ -1,0 +1,47 @@
+"""Quantities as people write them: "200 Mbit/s" -> 25e6 (bytes a second).  Inside, everything is SI and says so in
+its name; this is the only place where units are converted."""
+
+from __future__ import annotations
+
+import re
+
+UNITS: dict[str, dict[str, float]] = {
+    "_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
+    "_bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "_bytes_per_s": {
+        "B/s": 1.0, "kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12,
+        "kbit/s": 125.0, "Mbit/s": 125e3, "Gbit/s": 125e6,
+    },
+    "_flops_per_s": {"FLOP/s": 1.0, "GFLOP/s": 1e9, "TFLOP/s": 1e12},
+}
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*")
+
+
+def units_of(name: str) -> dict[str, float]:
+    """Unit -> SI factor for a quantity called `name` ("latency_s"); empty for a plain number ("ranks")."""
+    suffix = max((s for s in UNITS if name.endswith(s)), key=len, default="")
+    return UNITS.get(suffix, {})
+
+
+def quantity(name: str, value: object) -> float:
+    """`value` of the quantity called `name`, in SI: a number, or a text of number and unit.
+
+    Raises ValueError if it is neither, or if its unit does not measure what the name's suffix says."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"{name}: {value!r} is not a number, or a number and a unit")
+    units = units_of(name)
+    if found[2] and found[2] not in units:
+        known = ", ".join(units) or "none: it is a plain number"
+        raise ValueError(f"{name}: unknown unit {found[2]!r} in {value!r}; known here: {known}")
+    return float(found[1]) * (units[found[2]] if found[2] else 1.0)
+
+
+def readable(name: str, value: float) -> str:
+    """`value` (SI) of the quantity called `name` in the largest unit that keeps it at 1 or above: "25 MB/s"."""
+    units = {unit: size for unit, size in units_of(name).items() if "bit" not in unit and "i" not in unit}
+    fits = [unit for unit, size in units.items() if abs(value) >= size] or list(units)[-1:]
+    unit = max(fits, key=lambda u: units[u]) if name and value and fits else next(iter(units), "")
+    return f"{value / units[unit]:.4g} {unit}" if unit else f"{value:.6g}"

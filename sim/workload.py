@@ -1,0 +1,175 @@
+"""A workload: what every rank has to compute and send, as shapes and token counts.
+
+A ModelShape is the network (DiT-MoE's table is in `MODELS`), a Routing says how many tokens go to which expert, and a
+Workload adds images, ranks and element sizes.  It knows bytes and FLOPs; it refuses to know seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.schedule import Op, Schedule
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A DiT-MoE: every block has attention and a mixture of experts (arXiv 2407.11633, feizc/DiT-MoE).
+
+    A routed expert is SwiGLU of inner width mlp_ratio x hidden; the shared experts are one SwiGLU of inner width
+    shared_experts x hidden."""
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    experts: int
+    top_k: int = 2
+    shared_experts: int = 2
+    mlp_ratio: int = 4
+    patch: int = 2
+    channels: int = 4
+    classes: int = 1000
+    latent: int = 32  # side of the latent image: 32 for 256 px, 64 for 512 px
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int" and (type(value) is not int or value < 1):
+                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number above 0")
+        for what, whole, part in [("hidden", self.hidden, self.heads), ("latent", self.latent, self.patch)]:
+            if whole % part:
+                raise ValueError(f"model {self.name}: {what}={whole} is not divisible by {part}")
+        if self.top_k > self.experts:
+            raise ValueError(f"model {self.name}: top_k={self.top_k} of only {self.experts} experts")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image."""
+        return (self.latent // self.patch) ** 2
+
+
+_DIT_MOE = [("S", 12, 384, 6, 8), ("S-16E", 12, 384, 6, 16), ("B", 12, 768, 12, 8), ("L", 24, 1024, 16, 8)]
+_DIT_MOE += [("XL", 28, 1152, 16, 8), ("G", 40, 1408, 16, 16)]
+MODELS = {
+    name: ModelShape(name, layers, hidden, heads, experts, qk_norm=name in ("XL", "G"))
+    for name, layers, hidden, heads, experts in _DIT_MOE
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Token counts of a run.  counts [step, layer, part, slot, src, expert]: how many of a micro-batch's tokens on
+    rank src have `expert` as their slot-th best.  An axis of length 1 for step or layer serves every step or layer."""
+
+    counts: npt.NDArray[Any]
+    source: str = "recorded"
+
+    def __post_init__(self) -> None:
+        if self.counts.ndim != 6 or (self.counts < 0).any():
+            raise ValueError(f"routing counts should be [step, layer, part, slot, src, expert] and not negative, "
+                             f"not of shape {self.counts.shape}")  # fmt: skip
+
+    @staticmethod
+    def balanced(model: ModelShape, ranks: int, tokens: int, parts: int = 1) -> Routing:
+        """Every expert gets the same share of every slot of the `tokens` of a rank."""
+        counts = np.full((1, 1, parts, model.top_k, ranks, model.experts), tokens / parts / model.experts)
+        return Routing(counts, "balanced")
+
+    def at(self, step: int, layer: int, part: int) -> Array:
+        """counts [slot, src, expert] of one chain."""
+        steps, layers = self.counts.shape[:2]
+        counts: Array = self.counts[step if steps > 1 else 0, layer if layers > 1 else 0, part]
+        return counts
+
+    def save(self, path: Path | str) -> None:
+        """Writes an .npz that `load` reads."""
+        np.savez_compressed(path, counts=self.counts, source=np.array(self.source))
+
+    @staticmethod
+    def load(path: Path | str) -> Routing:
+        """Reads what `save` wrote."""
+        with np.load(path, allow_pickle=False) as data:
+            return Routing(data["counts"], str(data["source"]))
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What each of `ranks` ranks works on: `images` of its own (so 2 x images x tokens rows: both guidance halves go
+    through the network in one forward), with expert e on rank e mod ranks."""
+
+    model: ModelShape
+    ranks: int
+    images: int
+    wire_bytes: int = 2  # bytes of one element on the wire
+    routing: Routing | None = None  # None: balanced
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "images", "wire_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"workload: {name}={getattr(self, name)} should be at least 1")
+        if self.model.experts % self.ranks:
+            raise ValueError(f"workload: {self.model.experts} experts cannot be spread evenly over {self.ranks} ranks")
+
+    @property
+    def tokens(self) -> int:
+        """Rows that a rank carries through the network: 2 (guidance) x images x tokens of an image."""
+        return 2 * self.images * self.model.tokens
+
+    def home(self, expert: int) -> int:
+        """The rank that holds `expert`."""
+        return expert % self.ranks
+
+    def fits(self, schedule: Schedule) -> Workload:
+        """Returns the workload itself, with its routing spelt out, if `schedule` can be run on it.
+
+        Raises ValueError that names what does not fit: layers, top_k, micro-batches, or the recorded routing."""
+        model, parts = self.model, schedule.micro_batches
+        for key in ("layers", "top_k"):
+            if getattr(schedule, key) != getattr(model, key):
+                raise ValueError(
+                    f"schedule {schedule.name} has {key}={getattr(schedule, key)}, "
+                    f"but model {model.name} has {key}={getattr(model, key)}"
+                )
+        if 2 * self.images % parts:
+            raise ValueError(
+                f"{2 * self.images} rows of images (with guidance) do not divide into {parts} micro-batches"
+            )
+        routing = self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)
+        shape = routing.counts.shape
+        want = (schedule.steps, model.layers, parts, model.top_k, self.ranks, model.experts)
+        if any(n != w and (n != 1 or axis > 1) for axis, (n, w) in enumerate(zip(shape, want, strict=True))):
+            raise ValueError(f"routing {routing.source} has shape {shape}; schedule and model need {want}")
+        return replace(self, routing=routing)
+
+    def rows(self, schedule: Schedule, op: Op) -> Array:
+        """Rows [src, dst] that a dispatch carries (or its experts compute, or its combine carries back: transposed).
+
+        [r, r] stays at home.  `op` is any of D, E, C; its slots are those that its D sends."""
+        assert self.routing is not None, "call fits() first"
+        dispatch = schedule.ops[schedule.position[f"D{op.step}.{op.layer}{op.part}"]]
+        counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
+        by_expert = counts[list(schedule.slots_sent(dispatch))].sum(axis=0)  # [src, expert]
+        per_home = by_expert.reshape(self.ranks, -1, self.ranks)  # expert e = i * ranks + home
+        rows: Array = per_home.sum(axis=1).astype(np.float64)
+        return rows
+
+    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """Bytes [src, dst] that the collective `op` (D or C) sends over links; the diagonal stays at home: 0."""
+        rows = self.rows(schedule, op)
+        sent = (rows if op.kind == "D" else rows.T) * float(self.model.hidden * self.wire_bytes)
+        np.fill_diagonal(sent, 0.0)
+        return sent
+
+    def about(self) -> dict[str, str]:
+        """What a Trace notes of its workload."""
+        model = {k: str(v) for k, v in asdict(self.model).items() if k != "name"}
+        routing = self.routing.source if self.routing else "balanced"
+        return {"model": self.model.name, **{f"model.{k}": v for k, v in model.items()}, "ranks": str(self.ranks),
+                "images": str(self.images), "wire_bytes": str(self.wire_bytes), "routing": routing}  # fmt: skip
