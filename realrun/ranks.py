@@ -1,0 +1,328 @@
+"""Ranks: processes that run one function together, and what each of them knows of itself.
+
+`Ranks` is a pool of them on this machine; `rank_from_environment` is for ranks that torchrun started.  The file knows
+how processes begin, fail and end, so that none hangs, is forgotten or outlives its launcher; it refuses to know what
+they compute or send."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import queue
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_GOODBYE = b""
+_GONE = "gone"
+_START_S = 120.0  # for all processes to be up; the first pool of a program also imports torch
+_GRACE_S = 2.0  # for a rank to report, after the timeout of a transfer
+_LOOK_S = 0.25  # between looks at the ranks that have not answered
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """What a rank knows of itself; the first argument of every function that `Ranks` calls."""
+
+    rank: int
+    world: int
+    timeout_s: float  # of one transfer
+    device: torch.device
+    group: dist.ProcessGroup
+
+
+class RanksFailed(RuntimeError):
+    """Some ranks failed, and all were ended.  The message says, rank by rank, what happened.
+
+    happened: the same, by rank.  tracebacks: by rank, of those that raised something."""
+
+    def __init__(self, happened: Mapping[int, str], tracebacks: Mapping[int, str]) -> None:
+        super().__init__("; ".join(f"rank {rank}: {what}" for rank, what in sorted(happened.items())))
+        self.happened, self.tracebacks = dict(happened), dict(tracebacks)
+
+
+def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
+    """The rank that this process is, by what torchrun put into its environment: over NCCL where there are GPUs (the
+    one of LOCAL_RANK), else over gloo.
+
+    Raises ValueError that names what is missing."""
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"not started by torchrun: {', '.join(missing)} not set in the environment")
+    gpu, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if 0 < gpus <= gpu:
+        raise ValueError(f"LOCAL_RANK={gpu}, but this machine has {gpus} GPUs: start at most one rank for each")
+    device = torch.device("cuda", gpu) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
+    return _context(timeout_s, device)
+
+
+def _context(timeout_s: float, device: torch.device) -> RankContext:
+    group = dist.group.WORLD
+    assert group is not None, "init_process_group makes it"
+    return RankContext(dist.get_rank(), dist.get_world_size(), timeout_s, device, group)
+
+
+# ------------------------------------------------------------------------------------------ the launcher's side
+
+
+class _Answer(NamedTuple):
+    """What a rank reports of one call."""
+
+    value: Any = None
+    error: str = ""  # "" if it went well
+    traceback: str = ""
+    mistake: str = ""  # the message alone, if the error is a ValueError
+
+
+class _Seat(NamedTuple):
+    """What a rank process is told when it begins."""
+
+    rank: int
+    world: int
+    timeout_s: float
+    threads: int
+    core: int | None
+    folder: str
+
+
+class _Member(NamedTuple):
+    """A rank process, as its launcher holds it."""
+
+    process: ForkServerProcess
+    pipe: Connection
+
+
+class Ranks:
+    """A pool of `world` ranks on this machine's processors, over gloo, that stays for any number of calls.
+
+        with Ranks(2) as ranks:
+            left, right = ranks.call(function, 1.5)  # function(rank_context, 1.5) on both
+
+    timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th (modulo)
+    of the cores that this process may use (Linux).  As with any multiprocessing, a program that starts a pool needs
+    its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
+
+    def __init__(self, world: int, timeout_s: float = 60.0, threads: int = 1, pin: bool = False) -> None:
+        if world < 1 or threads < 1 or timeout_s <= 0:
+            raise ValueError(f"world={world}, threads={threads} and timeout_s={timeout_s} should be above 0")
+        self.world, self.timeout_s, self._threads, self._pin = world, timeout_s, threads, pin
+        self._folder = ""
+        self._members: list[_Member] = []
+        self._talks: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+            self._ask(pickle.dumps([member.process.pid for member in self._members]), _START_S)
+            self.call(_do_nothing, timeout_s=self.timeout_s + _GRACE_S)  # makes the process group
+        except BaseException:
+            self._kill()
+            raise
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            for member in self._members:
+                with contextlib.suppress(OSError):
+                    member.pipe.send_bytes(_GOODBYE)
+            for member in self._members:
+                member.process.join(_GRACE_S)
+        self._kill()
+
+    def call(self, function: Callable[..., T], *args: Any, timeout_s: float | None = None) -> list[T]:
+        """[rank]: what function(rank_context, *args) returned there.  All of it has to be picklable.
+
+        timeout_s: of the whole call.  None: as long as it takes; but when a rank has failed or is stopped, the
+        others have the timeout of a transfer to notice.  Raises ValueError if the function did so on all ranks
+        alike (a mistake of the user's, and the pool goes on), and RanksFailed, which ends it, after anything else."""
+        if not self._members:
+            raise RuntimeError("these ranks do not run: they have failed, or it is outside of their `with` block")
+        return self._ask(pickle.dumps((function, args)), timeout_s)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch.distributed", __name__])
+        self._folder = tempfile.mkdtemp(prefix="ranks-")
+        cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
+        for rank in range(self.world):
+            ours, theirs = context.Pipe()
+            seat = _Seat(rank, self.world, self.timeout_s, self._threads, cores[rank % len(cores)], self._folder)
+            process = context.Process(target=_work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
+            process.start()
+            theirs.close()
+            self._members.append(_Member(process, ours))
+
+    def _ask(self, message: bytes, timeout_s: float | None) -> list[Any]:
+        began_s = time.monotonic()
+        try:
+            answers = self._collect(message, timeout_s)
+            waited_s = time.monotonic() - began_s
+            happened = {rank: self._happened(rank, answers.get(rank), waited_s) for rank in range(self.world)}
+        except BaseException:  # Ctrl-C, say
+            self._kill()
+            raise
+        if len(answers) == self.world and not any(answer.error for answer in answers.values()):
+            return [answers[rank].value for rank in range(self.world)]
+        failure = RanksFailed(happened, {rank: a.traceback for rank, a in answers.items() if a.traceback})
+        mistakes = {answer.mistake for answer in answers.values()}
+        if len(answers) == self.world and len(mistakes) == 1 and all(mistakes):
+            raise ValueError(mistakes.pop()) from failure
+        self._kill()
+        raise failure
+
+    def _collect(self, message: bytes, timeout_s: float | None) -> dict[int, _Answer]:
+        """Answers by rank; without those that had not come when patience ended."""
+        arrived: queue.SimpleQueue[tuple[int, _Answer]] = queue.SimpleQueue()
+        answers: dict[int, _Answer] = {}
+        # a thread each: neither a long message to a stopped rank nor half an answer may block the launcher
+        self._talks = [
+            threading.Thread(target=_talk, args=(rank, member.pipe, message, arrived), daemon=True)
+            for rank, member in enumerate(self._members)
+        ]
+        for talk in self._talks:
+            talk.start()
+        began_s, trouble_s = time.monotonic(), None
+        while len(answers) < self.world:
+            with contextlib.suppress(queue.Empty):
+                rank, answer = arrived.get(timeout=_LOOK_S)
+                answers[rank] = answer
+            now_s, silent = time.monotonic(), [m for r, m in enumerate(self._members) if r not in answers]
+            trouble = any(a.error for a in answers.values()) or any(_is_stopped(m.process.pid) for m in silent)
+            trouble_s = (trouble_s or now_s) if trouble else None
+            if timeout_s is not None and now_s - began_s > timeout_s:
+                break
+            if trouble_s is not None and now_s - trouble_s > self.timeout_s + _GRACE_S:
+                break
+        return answers
+
+    def _happened(self, rank: int, answer: _Answer | None, waited_s: float) -> str:
+        process = self._members[rank].process
+        if answer is None:
+            return f"no answer within {waited_s:.0f} s" + (" (stopped)" if _is_stopped(process.pid) else "")
+        if answer.error != _GONE:
+            return answer.error or "finished"
+        process.join(_GRACE_S)
+        status = process.exitcode
+        return f"killed by signal {-status}" if status is not None and status < 0 else f"exited with status {status}"
+
+    def _kill(self) -> None:
+        for member in self._members:
+            member.process.kill()
+        for member in self._members:
+            member.process.join()
+        for talk in self._talks:  # with their ranks gone, they end
+            talk.join()
+        for member in self._members:
+            member.pipe.close()
+            member.process.close()
+        self._members, self._talks = [], []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _talk(rank: int, pipe: Connection, message: bytes, arrived: queue.SimpleQueue[tuple[int, _Answer]]) -> None:
+    try:
+        pipe.send_bytes(message)
+        answer = pickle.loads(pipe.recv_bytes())
+    except (EOFError, OSError):
+        answer = _Answer(error=_GONE)
+    except Exception as error:
+        answer = _failed(error)
+    arrived.put((rank, answer))
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether SIGSTOP or a debugger holds the process; False where there is no /proc to tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ a rank's side
+
+
+def _work(seat: _Seat, pipe: Connection) -> None:
+    """The life of a rank process: answers requests until its launcher says goodbye or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the launcher decides
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the parent is multiprocessing's fork server
+    if seat.core is not None:
+        os.sched_setaffinity(0, {seat.core})  # before any thread is made: threads inherit it
+    torch.set_num_threads(seat.threads)
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, requests, seat.folder), daemon=True).start()
+    requests.get()
+    pipe.send_bytes(pickle.dumps(_Answer()))
+    context: RankContext | None = None
+    while True:
+        message = requests.get()
+        try:
+            context = context or _join(seat)
+            function, args = pickle.loads(message)
+            report = pickle.dumps(_Answer(function(context, *args)))
+        except BaseException as error:  # SystemExit too: whatever it is, the launcher wants to know
+            report = pickle.dumps(_failed(error))
+        sys.stdout.flush()
+        pipe.send_bytes(report)
+
+
+def _join(seat: _Seat) -> RankContext:
+    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+    meeting = Path(seat.folder, "store").as_uri()
+    timeout = timedelta(seconds=seat.timeout_s)
+    dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
+    return _context(seat.timeout_s, torch.device("cpu"))
+
+
+def _listen(pipe: Connection, requests: queue.SimpleQueue[bytes], folder: str) -> None:
+    """Passes messages on; at the end of them ends the process, whatever its main thread is doing.
+
+    If the launcher died, the ranks go too: also those that are stopped and could not see it.  (A gloo process may
+    abort in its destructors after a peer's failure, hence os._exit.)"""
+    pids: list[int] = []
+    try:
+        pids = pickle.loads(first := pipe.recv_bytes())
+        requests.put(first)
+        while (message := pipe.recv_bytes()) != _GOODBYE:
+            requests.put(message)
+    except (EOFError, OSError):
+        shutil.rmtree(folder, ignore_errors=True)
+        for pid in pids:
+            if pid != os.getpid():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    os._exit(0)
+
+
+def _failed(error: BaseException) -> _Answer:
+    mistake = str(error) if isinstance(error, ValueError) else ""
+    return _Answer(None, f"{type(error).__name__}: {error}", traceback.format_exc(), mistake)
+
+
+def _do_nothing(context: RankContext) -> None:
+    pass

@@ -1,0 +1,156 @@
+"""A schedule and a workload, run on real ranks: images and a Trace out.
+
+`run` prepares the same inputs that any number of ranks would share out, has every rank execute the schedule, and joins
+what the ranks saw into one Trace.  It knows nothing of predictions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from realrun.execute import RankRun, execute
+from realrun.model import DiTMoE, load, random_state
+from realrun.pacing import pace
+from realrun.ranks import RankContext, Ranks
+from realrun.transport import GlooTransport
+from sim.schedule import Schedule
+from sim.trace import Trace
+from sim.workload import ModelShape, Routing, Workload
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is)."""
+
+    seed: int = 0
+    dtype: str = "float32"
+    guidance: float = 1.5
+    link_bytes_per_s: float | None = None
+    keep_velocity: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What real ranks made of a schedule."""
+
+    trace: Trace
+    final: Tensor  # [rank, image, C, H, W] latents
+    velocity: Tensor | None  # [rank, step, 2 x image, C, H, W], conditional half first; None unless kept
+    routing: Routing  # the token counts, as a simulation's workload reads them
+
+
+def run(
+    schedule: Schedule,
+    workload: Workload,
+    ranks: Ranks,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    state: Mapping[str, Tensor] | None = None,
+) -> Run:
+    """Runs `schedule` on `ranks`; random weights unless a checkpoint's `state` is given.
+
+    Raises ValueError if schedule, workload and ranks do not fit each other, RanksFailed if a rank failed."""
+    check_fit(schedule, workload, settings, ranks.world)
+    reports = ranks.call(_run_rank, schedule, workload, settings, state)
+    return join(schedule, workload, settings, reports)
+
+
+def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world: int) -> None:
+    """Raises ValueError that says which two things do not fit each other."""
+    workload.fits(schedule.check())
+    size = DTYPES[settings.dtype].itemsize
+    if workload.wire_bytes != size:
+        raise ValueError(f"{settings.dtype} rows take {size} bytes an element on the wire, not {workload.wire_bytes}")
+    if workload.ranks != world:
+        raise ValueError(f"the workload is for {workload.ranks} ranks, but {world} are running")
+    if workload.routing is not None:
+        raise ValueError(f"a real run routes by its own router: routing {workload.routing.source} has no effect")
+
+
+def inputs(shape: ModelShape, images: range, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Noise [image, C, H, W] and labels [image] of the images with these numbers, whichever rank works on them."""
+    generators = [torch.Generator().manual_seed(settings.seed * 1_000_003 + image) for image in images]
+    size = (shape.channels, shape.latent, shape.latent)
+    noise = torch.stack([torch.randn(size, generator=g, dtype=torch.float64) for g in generators])
+    labels = torch.stack([torch.randint(shape.classes, (), generator=g) for g in generators])
+    return noise.to(DTYPES[settings.dtype]), labels
+
+
+def build_model(
+    shape: ModelShape, local_experts: range, settings: Settings, state: Mapping[str, Tensor] | None = None
+) -> DiTMoE:
+    """The part of the model that holds `local_experts`, with the weights of `state` or random ones."""
+    model = DiTMoE(shape, local_experts, DTYPES[settings.dtype])
+    load(model, random_state(shape, settings.seed, local_experts) if state is None else state)
+    return model
+
+
+def _run_rank(
+    context: RankContext,
+    schedule: Schedule,
+    workload: Workload,
+    settings: Settings,
+    state: Mapping[str, Tensor] | None,
+) -> RankRun:
+    shape, images = workload.model, workload.images
+    model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
+    noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+    if context.world > 1:
+        pace(settings.link_bytes_per_s)
+    with GlooTransport(context) as transport:
+        return execute(
+            schedule, model, transport, noise, labels,
+            guidance=settings.guidance, keep_velocity=settings.keep_velocity,
+        )  # fmt: skip
+
+
+def join(schedule: Schedule, workload: Workload, settings: Settings, reports: list[RankRun]) -> Run:
+    """One Trace of what all ranks saw; a collective starts when the last rank has reached it.
+
+    The ranks' clocks must be one clock (time.monotonic of one machine)."""
+    spans = np.array([report.spans_s for report in reports])  # [rank, op, 2]
+    spans -= spans.min()
+    reached, end = spans[:, :, 0], spans[:, :, 1]
+    talks = np.array([op.stream == "communication" for op in schedule.ops])
+    start = np.where(talks, reached.max(axis=0), reached)
+    ages = np.max([report.staleness.numpy() for report in reports], axis=0)
+    about = {**workload.about(), **_about(settings)}
+    trace = Trace(schedule, "measured", reached, start, end, ages, about)
+    velocity = torch.stack([torch.stack(r.velocity) for r in reports]) if settings.keep_velocity else None
+    final = torch.stack([report.final_BCHW for report in reports])
+    return Run(trace, final, velocity, routing_of(schedule, workload, reports))
+
+
+def _about(settings: Settings) -> dict[str, str]:
+    link = "as it is" if settings.link_bytes_per_s is None else f"{settings.link_bytes_per_s:g} bytes/s a pair"
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "dtype": settings.dtype,
+        "seed": str(settings.seed),
+        "link": link,
+    }
+
+
+def routing_of(schedule: Schedule, workload: Workload, reports: list[RankRun]) -> Routing:
+    """Tokens by expert, counts [step, layer, part, slot, src, expert]."""
+    experts, top_k = workload.model.experts, schedule.top_k
+    shape = (schedule.steps, schedule.layers, schedule.micro_batches, top_k, len(reports), experts)
+    counts = np.zeros(shape, dtype=np.int64)
+    for op in schedule.ops:
+        if op.kind == "A":
+            part = schedule.parts.index(op.part)
+            for rank, report in enumerate(reports):
+                for slot, chosen in enumerate(report.experts[op.name].unbind(1)):
+                    counts[op.step, op.layer, part, slot, rank] = torch.bincount(chosen, minlength=experts).numpy()
+    return Routing(counts)
