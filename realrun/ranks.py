@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import multiprocessing
+import functools
+import multiprocessing.util
 import os
 import pickle
 import queue
@@ -166,7 +167,7 @@ class Ranks:
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.distributed", __name__])
-        self._folder = tempfile.mkdtemp(prefix="ranks-")
+        self._folder = tempfile.mkdtemp(prefix="ranks-", dir=multiprocessing.util.get_temp_dir())
         cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
         for rank in range(self.world):
             ours, theirs = context.Pipe()
@@ -277,17 +278,19 @@ def _work(seat: _Seat, pipe: Connection) -> None:
     threading.Thread(target=_listen, args=(pipe, requests, seat.folder), daemon=True).start()
     requests.get()
     pipe.send_bytes(pickle.dumps(_Answer()))
-    context: RankContext | None = None
+    join = functools.cache(functools.partial(_join, seat))
     while True:
-        message = requests.get()
-        try:
-            context = context or _join(seat)
-            function, args = pickle.loads(message)
-            report = pickle.dumps(_Answer(function(context, *args)))
-        except BaseException as error:  # SystemExit too: whatever it is, the launcher wants to know
-            report = pickle.dumps(_failed(error))
+        pipe.send_bytes(_answer(requests.get(), join))
+
+
+def _answer(message: bytes, join: Callable[[], RankContext]) -> bytes:
+    try:
+        function, args = pickle.loads(message)
+        return pickle.dumps(_Answer(function(join(), *args)))
+    except BaseException as error:  # SystemExit too: whatever it is, the launcher wants to know
+        return pickle.dumps(_failed(error))
+    finally:
         sys.stdout.flush()
-        pipe.send_bytes(report)
 
 
 def _join(seat: _Seat) -> RankContext:
@@ -311,7 +314,7 @@ def _listen(pipe: Connection, requests: queue.SimpleQueue[bytes], folder: str) -
         while (message := pipe.recv_bytes()) != _GOODBYE:
             requests.put(message)
     except (EOFError, OSError):
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(Path(folder).parent, ignore_errors=True)  # all that multiprocessing made for the launcher
         for pid in pids:
             if pid != os.getpid():
                 with contextlib.suppress(ProcessLookupError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from realrun.execute import RankRun, execute
@@ -63,6 +64,21 @@ def run(
     check_fit(schedule, workload, settings, ranks.world)
     reports = ranks.call(_run_rank, schedule, workload, settings, state)
     return join(schedule, workload, settings, reports)
+
+
+def run_as_rank(
+    context: RankContext,
+    schedule: Schedule,
+    workload: Workload,
+    settings: Settings = Settings(),  # noqa: B008  # frozen
+    state: Mapping[str, Tensor] | None = None,
+) -> Run | None:
+    """The same on ranks that torchrun started, each of which calls this; the Run is rank 0's, the others get None."""
+    check_fit(schedule, workload, settings, context.world)
+    mine = _run_rank(context, schedule, workload, settings, state)
+    reports: list[RankRun] | None = [mine] * context.world if context.rank == 0 else None
+    dist.gather_object(mine, reports, group=context.group)
+    return None if reports is None else join(schedule, workload, settings, reports)
 
 
 def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world: int) -> None:

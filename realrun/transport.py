@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -99,19 +99,18 @@ class GlooPending:
     def __init__(self) -> None:
         self.stamps = Stamps()
         self._ended = threading.Event()
-        self._parcel: Parcel | None = None
-        self._error = ""
+        self._outcome: Parcel | TransferError | None = None
 
     def wait(self) -> Parcel:
         """What came.  Raises TransferError if a peer failed."""
         self._ended.wait()
-        if self._parcel is None:
-            raise TransferError(self._error)
-        return self._parcel
+        if isinstance(self._outcome, Parcel):
+            return self._outcome
+        raise TransferError(str(self._outcome)) from self._outcome
 
-    def end(self, parcel: Parcel | None, error: str) -> None:
+    def end(self, outcome: Parcel | TransferError) -> None:
         """Called once, by the stream."""
-        self._parcel, self._error = parcel, error
+        self._outcome = outcome
         self.stamps.end_s = time.monotonic()
         self._ended.set()
 
@@ -126,8 +125,8 @@ class GlooTransport:
     """Transfers of CPU tensors over a gloo group, strictly first-in first-out, on one thread of its own.
 
     That thread is the rank's communication stream: a transfer begins when the one before has ended, and goes on
-    while the caller computes.  After a failure every later transfer fails at once, for the same reason.  A context
-    manager, closed at the end."""
+    while the caller computes.  After a failure every later transfer fails at once, for the same reason.  It runs
+    from `with` to the end of the block, or to `close`."""
 
     def __init__(self, context: RankContext) -> None:
         self.rank, self.world = context.rank, context.world
@@ -135,7 +134,8 @@ class GlooTransport:
         self._queue: queue.SimpleQueue[_Transfer | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, name="communication", daemon=True)
 
-    def __enter__(self) -> GlooTransport:
+    def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,9 +164,8 @@ class GlooTransport:
 
     def close(self) -> None:
         """See Transport."""
-        if self._thread.ident is not None:
-            self._queue.put(None)
-            self._thread.join()
+        self._queue.put(None)
+        self._thread.join()
 
     def _check(self, name: str, header: Tensor, rows_RD: Tensor | None = None) -> None:
         if header.dtype != torch.int64 or header.ndim != 2 or len(header) != self.world or header.shape[1] < _TAG:
@@ -180,25 +179,32 @@ class GlooTransport:
             raise ValueError(f"{name}: rows should be {due} (says the header), contiguous, on cpu, not {found}")
 
     def _issue(self, name: str, run: Callable[[], Parcel]) -> Pending:
-        if self._thread.ident is None:
-            self._thread.start()
+        if not self._thread.is_alive():
+            raise RuntimeError(f"{name}: this transport is closed, or was not opened with `with`")
         pending = GlooPending()
         self._queue.put(_Transfer(name, run, pending))
         return pending
 
     def _serve(self) -> None:
         """The stream: one transfer after the other, until one fails; from then on none is tried."""
-        failure = ""
+        failure: TransferError | None = None
         while (transfer := self._queue.get()) is not None:
             transfer.pending.stamps.reached_s = time.monotonic()
-            parcel = None
-            if not failure:
-                try:
-                    parcel = transfer.run()
-                except Exception as error:  # of any kind: `wait` raises it where somebody sees it
-                    failure = str(error) if isinstance(error, TransferError) else f"{transfer.name}: {error!r}"
-            transfer.pending.end(parcel, failure)
-            del transfer, parcel  # or the rows of an ended transfer would live until the next is issued
+            outcome = failure or _attempt(transfer)
+            failure = outcome if isinstance(outcome, TransferError) else None
+            transfer.pending.end(outcome)
+            del transfer, outcome  # or the rows of an ended transfer would live until the next is issued
+
+
+def _attempt(transfer: _Transfer) -> Parcel | TransferError:
+    try:
+        return transfer.run()
+    except TransferError as error:
+        return error
+    except Exception as error:  # a mistake of ours: `wait` raises it where somebody sees it
+        failure = TransferError(f"{transfer.name}: {error!r}")
+        failure.__cause__ = error
+        return failure
 
 
 class _Leg(NamedTuple):
@@ -215,48 +221,48 @@ class _Wire:
 
     Every receive is posted before any send: gloo's notice that a receiver is ready queues behind data on the same
     connection and would make a link half-duplex (an even exchange between 2 ranks then takes 2.0 instead of 1.1
-    times the ideal; 2-core machine, November 2026).  No Work is waited for twice: gloo would hang."""
+    times the ideal; 2-core machine, November 2026).  The header follows the rows and is waited for first, since
+    gloo reports a lost connection at once to receives that have not begun, but only at the timeout to one that is
+    under way.  No Work is waited for twice: gloo would hang."""
 
     def __init__(self, context: RankContext) -> None:
         self._rank, self._group, self._timeout_s = context.rank, context.group, context.timeout_s
         self._peers = [(context.rank + i) % context.world for i in range(1, context.world)]
 
     def counts(self, name: str, header_WH: Tensor) -> Parcel:
-        header, came_WH = _header_leg(header_WH)
-        self._run(name, [header])
+        came_WH = torch.empty_like(header_WH, memory_format=torch.contiguous_format)
+        self._run(name, [_Leg("header", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
         return Parcel(torch.empty(0), came_WH[:, _TAG:], came_WH[:, :_TAG])
 
     def dispatch(self, name: str, rows_RD: Tensor, header_WH: Tensor, counted: Pending | None) -> Parcel:
-        if counted is not None:
-            return self.combine(name, rows_RD, header_WH, counted.wait().counts.sum(dim=1).tolist())
-        came = self.counts(name, header_WH)
-        rows, came_RD = _rows_leg(rows_RD, header_WH, came.counts.sum(dim=1).tolist())
-        self._run(name, [rows])
-        return Parcel(came_RD, came.counts, came.tags)
+        came = self.counts(name, header_WH) if counted is None else counted.wait()
+        return self.combine(name, rows_RD, header_WH, came.counts.sum(dim=1).tolist())
 
     def combine(self, name: str, rows_RD: Tensor, header_WH: Tensor, recv_rows: list[int]) -> Parcel:
-        header, came_WH = _header_leg(header_WH)
-        rows, came_RD = _rows_leg(rows_RD, header_WH, recv_rows)
-        self._run(name, [header, rows])
+        came_WH = torch.empty_like(header_WH, memory_format=torch.contiguous_format)
+        came_RD = rows_RD.new_empty((sum(recv_rows), *rows_RD.shape[1:]))
+        send = torch.split(rows_RD, _row_counts(header_WH))
+        rows = _Leg("rows", 1, send, torch.split(came_RD, recv_rows))
+        self._run(name, [rows, _Leg("rows", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
         if _row_counts(came_WH) != recv_rows:
             raise TransferError(f"{name}: {recv_rows} rows should come from the ranks, not {_row_counts(came_WH)}")
         return Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG])
 
     def _run(self, name: str, legs: Sequence[_Leg]) -> None:
         what, peer, began_s = "", -1, time.monotonic()
+        receives, sends = [], []
         try:
-            works = []
             for leg, peer in itertools.product(legs, self._peers):
                 if leg.into[peer].numel():
                     work = self._group.recv([leg.into[peer]], peer, leg.channel)
-                    works.append((f"{leg.what} of", peer, work))
+                    receives.append((f"{leg.what} of", peer, work))
             for leg, peer in itertools.product(legs, self._peers):
                 if leg.send[peer].numel():
                     work = self._group.send([leg.send[peer]], peer, leg.channel)
-                    works.append((f"its {leg.what} to reach", peer, work))
+                    sends.append((f"its {leg.what} to reach", peer, work))
             for leg in legs:
                 leg.into[self._rank].copy_(leg.send[self._rank])
-            for what, peer, work in works:  # noqa: B007  # the error names them
+            for what, peer, work in [*reversed(receives), *sends]:  # noqa: B007  # the error names them
                 began_s = time.monotonic()
                 work.wait()
         except RuntimeError as error:
@@ -270,14 +276,3 @@ class _Wire:
 def _row_counts(header_WH: Tensor) -> list[int]:
     counts: list[int] = header_WH[:, _TAG:].sum(dim=1).tolist()
     return counts
-
-
-def _header_leg(header_WH: Tensor) -> tuple[_Leg, Tensor]:
-    came_WH = torch.empty_like(header_WH, memory_format=torch.contiguous_format)
-    return _Leg("header", 0, header_WH.contiguous().unbind(), came_WH.unbind()), came_WH
-
-
-def _rows_leg(rows_RD: Tensor, header_WH: Tensor, recv_rows: list[int]) -> tuple[_Leg, Tensor]:
-    came_RD = rows_RD.new_empty((sum(recv_rows), *rows_RD.shape[1:]))
-    send, into = torch.split(rows_RD, _row_counts(header_WH)), torch.split(came_RD, recv_rows)
-    return _Leg("rows", 1, send, into), came_RD

@@ -79,22 +79,8 @@ class Cluster:
     __pydantic_config__ = _CLOSED
 
     def __post_init__(self) -> None:
-        problems = [*self._problems()]
-        if problems:
+        if problems := _problems(asdict(self)):
             raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
-
-    def _problems(self) -> list[str]:
-        problems = [f"compute lacks {kind} ({KINDS[kind]})" for kind in COMPUTE_KINDS if kind not in self.compute]
-        for table in (self.compute, self.interference.compute):
-            problems += [f"{kind!r} is no kind of compute op" for kind in table if kind not in COMPUTE_KINDS]
-        problems += [f"jitter: {kind!r} is no kind of op" for kind in self.jitter if kind not in KINDS]
-        if self.link.scope not in ("pair", "port"):
-            problems.append(f"link.scope={self.link.scope!r} should be 'pair' or 'port'")
-        for key, value in _numbers(self).items():
-            positive = key.endswith("_per_s") or key == "ranks"
-            if not math.isfinite(value) or value < 0 or (positive and value == 0):
-                problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
-        return problems
 
     def __str__(self) -> str:
         from omegaconf import OmegaConf
@@ -108,41 +94,79 @@ class Cluster:
 
     @staticmethod
     def load(path: Path | str) -> Cluster:
-        """The cluster in a YAML file.  Raises ValueError with every unknown key, unit, and value out of range."""
+        """The cluster in a YAML file.  Raises ValueError with every unknown key and unit, every value that is missing,
+        of the wrong type or out of range, a line each."""
         import yaml
         from omegaconf import OmegaConf
         from pydantic import TypeAdapter, ValidationError
 
         try:
             data = OmegaConf.to_container(OmegaConf.load(path))
-            return TypeAdapter(Cluster).validate_python(_in_si(data, ""))
-        except ValidationError as error:
-            raise ValueError("\n".join(f"{path}: {line}" for line in _readable(error.errors()))) from None
         except (ValueError, OSError, yaml.YAMLError) as error:
             raise ValueError(f"{path}: {error}") from None
+        problems: list[str] = []
+        data = _in_si(data, "", problems)
+        try:
+            cluster = TypeAdapter(Cluster).validate_python(data)
+        except ValidationError as error:
+            problems += [*_readable(error.errors()), *_problems(data)]
+        if problems:
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
+        return cluster
+
+
+def _problems(cluster: Any) -> list[str]:
+    """What is wrong with the numbers and kinds of a cluster, given as plain tables, of which any may be missing."""
+    kinds = {"compute": COMPUTE_KINDS, "interference.compute": COMPUTE_KINDS, "jitter": tuple(KINDS)}
+    compute = _table(cluster, "compute")
+    lacking = [] if compute is None else [kind for kind in COMPUTE_KINDS if kind not in compute]
+    problems = [f"compute lacks {kind} ({KINDS[kind]})" for kind in lacking]
+    for key, known in kinds.items():
+        strange = [kind for kind in _table(cluster, key) or () if kind not in known]
+        problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
+    scope = (_table(cluster, "link") or {}).get("scope", "port")
+    if scope not in ("pair", "port"):
+        problems.append(f"link.scope={scope!r} should be 'pair' or 'port'")
+    numbers = {key: value for key, value in _numbers(cluster).items() if not key.startswith("errors.")}
+    for key, value in numbers.items():
+        positive = key.endswith("_per_s") or key == "ranks"
+        if not math.isfinite(value) or value < 0 or (positive and value == 0):
+            problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
+    return problems
+
+
+def _table(tables: Any, key: str) -> Mapping[str, Any] | None:
+    """The table at the dotted `key`, if there is one."""
+    for name in key.split("."):
+        tables = tables.get(name) if isinstance(tables, Mapping) else None
+    return tables if isinstance(tables, Mapping) else None
 
 
 def _numbers(value: Any, key: str = "") -> dict[str, float]:
-    """{"link.latency_s": 1e-5, ...}: every number of a cluster but its errors, by dotted key."""
-    if isinstance(value, Cluster):
-        return {k: v for k, v in _numbers(asdict(value)).items() if not k.startswith("errors.")}
+    """{"link.latency_s": 1e-5, ...}: every number, by dotted key."""
     if isinstance(value, Mapping):
         return {k: v for name, inner in value.items() for k, v in _numbers(inner, f"{key}.{name}".strip(".")).items()}
     return {key: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
 
 
-def _in_si(value: Any, key: str) -> Any:
-    """`value` with every text of number and unit turned into SI, by the suffix of its key."""
+def _in_si(value: Any, key: str, problems: list[str]) -> Any:
+    """`value` with every text of number and unit turned into SI, by the suffix of its key; `problems` gets the rest."""
     if isinstance(value, dict):
-        return {str(name): _in_si(inner, f"{key}.{name}".strip(".")) for name, inner in value.items()}
-    return quantity(key, value) if units_of(key) else value
+        return {str(name): _in_si(inner, f"{key}.{name}".strip("."), problems) for name, inner in value.items()}
+    try:
+        return quantity(key, value) if units_of(key) else value
+    except ValueError as error:
+        problems.append(str(error))
+        return 1.0  # stands in, so that the rest can be looked at
 
 
 def _readable(errors: Any) -> list[str]:
-    """A line an error: dotted key, what is wrong, the value."""
+    """A line an error of pydantic's: dotted key, what is wrong, the value."""
+    words = {"missing": "missing", "unexpected_keyword_argument": "unknown key"}
     lines = []
     for error in errors:
         key = ".".join(str(part) for part in error["loc"])
-        what = "unknown key" if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") else error["msg"]
-        lines.append(f"{key}: {what} ({error['input']!r})" if error["loc"] else error["msg"].split("Value error, ")[-1])
+        found = "" if error["type"] == "missing" else f" ({error['input']!r})"
+        if error["type"] != "value_error":  # ours, from __post_init__: _problems says it
+            lines.append(f"{key}: {words.get(error['type'], error['msg'])}{found}".removeprefix(": "))
     return lines

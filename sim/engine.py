@@ -5,8 +5,9 @@ first-in first-out; an op starts when it has been issued, its stream is free and
 starts when every rank has reached it.  While both streams of a rank are busy they slow each other down (a fluid: a
 rate that changes when the other stream starts or stops).
 
-Time is whole picoseconds, so that sums are exact and two engines can agree to the last bit.  One process a stream,
-with events made only where somebody waits, is what keeps this fast: a process an op is ten times slower."""
+Time is whole picoseconds, so that sums are exact (floats hold them up to 2.5 hours) and two engines can agree to the
+last bit.  One process a stream, with events made only where somebody waits, is what keeps this fast: a process an op
+is ten times slower."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     seconds = durations_s(schedule, workload, cluster)
     if seed is not None:
         seconds = seconds * _noise(schedule, cluster, seed)
-    machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).astype(np.int64).T.tolist())
+    machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
     ages = np.array(schedule.staleness(), dtype=np.int64)
@@ -59,7 +60,7 @@ def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.fl
 class _Machine:
     """All ranks of one run.  Times are ticks; `ticks`, `reached`, `start`, `end` are [rank][op], -1 where not yet."""
 
-    def __init__(self, schedule: Schedule, cluster: Cluster, ticks: list[list[int]]) -> None:
+    def __init__(self, schedule: Schedule, cluster: Cluster, ticks: list[list[float]]) -> None:
         self.env = Environment()
         self.ops, self.ticks, self.ranks = schedule.ops, ticks, cluster.ranks
         talks = [op.stream == "communication" for op in schedule.ops]
@@ -67,9 +68,10 @@ class _Machine:
         self.collectives = [i for i, t in enumerate(talks) if t]
         # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.
         self.waits = [[j for j in needs if talks[j] != t] for needs, t in zip(schedule.needs, talks, strict=True)]
-        self.reached, self.start, self.end, self.issued = ([[-1] * len(talks) for _ in ticks] for _ in range(4))
-        self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> event that its end will trigger
-        self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> event that its issue will trigger
+        self.reached, self.start, self.end, self.issued = ([[-1.0] * len(talks) for _ in ticks] for _ in range(4))
+        self.over = {i: Event(self.env) for i in self.collectives}  # triggered by the end of a collective
+        self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
+        self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.arrived = [0] * len(talks)
         self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
         launch = round(cluster.host.launch_s * TICKS_PER_S)
@@ -78,7 +80,7 @@ class _Machine:
             if any(blocks):
                 self.env.process(self._host(rank, launch, blocks))
             else:  # nothing holds this host up: when it issues what is known beforehand
-                self.issued[rank] = list(range(launch, launch * len(talks) + 1, launch)) if launch else [0] * len(talks)
+                self.issued[rank] = [launch * (i + 1) for i in range(len(talks))]
             self.env.process(self._compute(rank))
             self.env.process(self._communicate(rank))
 
@@ -92,11 +94,11 @@ class _Machine:
     def _host(self, rank: int, launch: int, blocks: list[bool]) -> Process:
         for i, waits in enumerate(blocks):
             yield Timeout(self.env, launch)
-            self.issued[rank][i] = self._now()
+            self.issued[rank][i] = self.env.now
             if i in self.issue[rank]:
                 self.issue[rank].pop(i).succeed()
             if waits and self.end[rank][i] < 0:
-                yield self.ended[rank].setdefault(i, Event(self.env))
+                yield self.over.get(i) or self.ended[rank].setdefault(i, Event(self.env))
 
     def _compute(self, rank: int) -> Process:
         start, end, issued, ended = self.start[rank], self.end[rank], self.issued[rank], self.ended[rank]
@@ -105,13 +107,13 @@ class _Machine:
             for j in waits[i]:
                 if end[j] < 0:
                     fluid.pause(rank)
-                    yield ended.setdefault(j, Event(env))
+                    yield self.over[j]
             if not 0 <= issued[i] <= env.now:
                 fluid.pause(rank)
                 yield self._issue(rank, i)
-            start[i] = self.reached[rank][i] = self._now()
+            start[i] = self.reached[rank][i] = env.now
             yield Timeout(env, ticks[i]) if plain else fluid.compute(rank, i, ticks[i])
-            end[i] = self._now()
+            end[i] = env.now
             if i in ended:
                 ended.pop(i).succeed()
         fluid.pause(rank)
@@ -124,27 +126,25 @@ class _Machine:
                     yield ended.setdefault(j, Event(self.env))
             if not 0 <= issued[i] <= self.env.now:
                 yield self._issue(rank, i)
-            self.reached[rank][i] = self._now()
+            self.reached[rank][i] = self.env.now
             self.arrived[i] += 1
             if self.arrived[i] == self.ranks:
                 self._begin(i)
-            yield ended.setdefault(i, Event(self.env))
+            yield self.over[i]
 
     def _begin(self, i: int) -> None:
         """The last rank has reached collective `i`: it is under way."""
-        now = self._now()
         for start in self.start:
-            start[i] = now
+            start[i] = self.env.now
         timer = self.fluid.transfer(self.ticks[0][i])
         assert timer.callbacks is not None
         timer.callbacks.append(lambda _: self._finish(i))
 
     def _finish(self, i: int) -> None:
-        now = self._now()
         self.fluid.arrive()
-        for end, ended in zip(self.end, self.ended, strict=True):
-            end[i] = now
-            ended.pop(i).succeed()
+        for end in self.end:
+            end[i] = self.env.now
+        self.over[i].succeed()
 
     def _issue(self, rank: int, i: int) -> Event:
         """What triggers when the host of `rank` issues op `i`, which it has not yet."""
@@ -152,17 +152,14 @@ class _Machine:
             return self.issue[rank].setdefault(i, Event(self.env))
         return Timeout(self.env, self.issued[rank][i] - self.env.now)
 
-    def _now(self) -> int:
-        return self.env.now  # type: ignore[return-value]  # whole ticks go in, so whole ticks come out
-
 
 class _Flow:
     """Work under way: `left` ticks of it alone at time `since`, each taking `slow` ticks at present."""
 
     __slots__ = ("left", "since", "slow", "timer")
 
-    def __init__(self, env: Environment, ticks: int, slow: float) -> None:
-        self.left, self.since, self.slow = float(ticks), env.now, slow
+    def __init__(self, env: Environment, ticks: float, slow: float) -> None:
+        self.left, self.since, self.slow = ticks, env.now, slow
         self.timer = Timeout(env, round(ticks * slow))
 
     def change(self, env: Environment, slow: float) -> None:
@@ -191,7 +188,7 @@ class _Fluid:
         self.busy = 0  # ranks that compute
         self.transferring: _Flow | None = None
 
-    def compute(self, rank: int, op: int, ticks: int) -> Timeout:
+    def compute(self, rank: int, op: int, ticks: float) -> Timeout:
         """`rank` begins a compute op; the event that ends it."""
         slow = self.slow_compute[op]
         flow = _Flow(self.env, ticks, slow if self.transferring else 1.0)
@@ -210,7 +207,7 @@ class _Fluid:
             if not self.busy and self.transferring:
                 self.transferring.change(self.env, 1.0)
 
-    def transfer(self, ticks: int) -> Timeout:
+    def transfer(self, ticks: float) -> Timeout:
         """A collective begins on every rank; the event that ends it."""
         flow = _Flow(self.env, ticks, self.slow_transfer if self.busy else 1.0)
         if self.flows:

@@ -42,7 +42,7 @@ KINDS = {
 PER_STEP = "PFZ"  # kinds without a layer: one op a step, for the whole batch
 COLLECTIVES = "NDC"  # kinds that run on the communication stream and start when every rank has reached them
 
-_NUMBER = r"(?:0|[1-9]\d*)"
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
 _OP = re.compile(
     rf"(?P<kind>[A-Z])(?P<step>{_NUMBER})(?:\.(?P<layer>{_NUMBER})(?P<part>[a-z])?)?"
@@ -259,6 +259,8 @@ class Schedule:
         for key in _SETTINGS:
             if getattr(self, key) < 1:
                 raise ScheduleError(f"{self.name}: {key}={getattr(self, key)} should be at least 1")
+        if _HEADER.fullmatch(self.header) is None:
+            raise ScheduleError(f"{self.name!r} should be a name: a letter, then letters, digits and any of _ + . -")
         if self.micro_batches > 26:
             raise ScheduleError(f"{self.name}: micro_batches={self.micro_batches}, but letters end at 26")
         unread: dict[str, int] = {}  # what was made and not yet used -> position of its maker
@@ -287,7 +289,7 @@ class Schedule:
         if end not in made:
             self._fail(len(self.ops) - 1, f"the schedule ends without {end}: {KINDS['Z']}")
         del unread[end]
-        for name, i in unread.items():
+        for name, i in sorted(unread.items(), key=lambda item: ":" in item[0]):  # an op says more than its slots
             self._fail(i, f"nobody uses {name}: leave it out")
         return self
 
@@ -350,11 +352,11 @@ class Schedule:
             Buffer(what, op.step, op.layer, op.part, slot, born, dies)
             for born, op in enumerate(self.ops)
             if op.layer is not None and op.kind in "ADEC"
-            for slot in self._chain_slots(op)
+            for slot in self.chain_slots(op)
             for what, dies in _lifetimes(op, slot, last, first_use, weighed)
         )
 
-    def _chain_slots(self, op: Op) -> tuple[int, ...]:
+    def chain_slots(self, op: Op) -> tuple[int, ...]:
         """The slots of the chain A D E C that `op` belongs to; () for an A whose tokens are not dispatched."""
         at = self.position.get(_name("D", op.step, op.layer, op.part))
         return () if at is None else self.slots_sent(self.ops[at])

@@ -5,6 +5,7 @@ whether a model or a machine made them, beyond the word in `origin`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sim.schedule import Op, Schedule
+from sim.schedule import Op, Schedule, ScheduleError
 
 Array = npt.NDArray[np.float64]
 STREAMS = ("compute", "communication")
 _COLUMNS = "rank\tstream\top\treached_s\tstart_s\tend_s"
+_SPAN = re.compile(r"([0-9]+)\t(\w+)\t(\S+)" + r"\t(-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)" * 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,14 @@ class Trace:
             array = getattr(self, name)
             if array.shape != (self.ranks, len(self.schedule.ops)) or not np.isfinite(array).all():
                 raise ValueError(f"{name} should be finite, of shape [rank, op], not {array.shape}")
+        for rank, op in np.argwhere(self.end_s < self.start_s):
+            raise ValueError(f"{self.schedule.ops[op].name} on rank {rank} ends before it starts")
+        ages = (self.schedule.steps, self.schedule.layers, self.schedule.top_k)
+        if self.staleness.shape != ages:
+            raise ValueError(f"staleness should be of shape [step, layer, slot] {ages}, not {self.staleness.shape}")
+        for key, value in self.about.items():
+            if " = " in key or len(f"{key} = {value}".splitlines()) > 1:
+                raise ValueError(f"about {key!r}: {value!r} is not a line of text")
 
     # ---------------------------------------------------------------------------------------- metrics
 
@@ -72,14 +82,9 @@ class Trace:
         return np.array([self._exposed_s(rank) for rank in range(self.ranks)])
 
     def _exposed_s(self, rank: int) -> float:
-        computing, talking = ~self.on_communication, self.on_communication
-        order = np.argsort(self.start_s[rank, computing], kind="stable")
-        starts, ends = self.start_s[rank, computing][order], self.end_s[rank, computing][order]
-        edges = np.stack([starts, ends], axis=1).ravel()
-        computed = np.stack([np.cumsum(ends - starts) - (ends - starts), np.cumsum(ends - starts)], axis=1).ravel()
-        begin, end = self.reached_s[rank, talking], self.end_s[rank, talking]
-        hidden = np.interp(end, edges, computed) - np.interp(begin, edges, computed)
-        return float((end - begin - hidden).sum())
+        computing, end = ~self.on_communication, self.end_s[rank]
+        begin = np.where(computing, self.start_s[rank], self.reached_s[rank])
+        return _covered_s(begin, end) - _covered_s(begin[computing], end[computing])
 
     def order(self, rank: int, stream: str) -> list[str]:
         """Names of the ops that `stream` of `rank` ran, in the order in which they began."""
@@ -131,32 +136,60 @@ class Trace:
     @staticmethod
     def load(path: Path | str) -> Trace:
         """Reads what `save` wrote.  Raises ValueError naming the first line that is not as it should be."""
-        return Trace.parse(Path(path).read_text(), str(path))
+        try:
+            text = Path(path).read_text()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: not a trace: {error}") from None
+        return Trace.parse(text, str(path))
 
     @staticmethod
     def parse(text: str, source: str = "trace") -> Trace:
         """The inverse of `str()`."""
-        head, columns, body = text.partition(_COLUMNS + "\n")
-        lines = head.splitlines()
-        if not columns or not lines or not lines[0].startswith("# trace "):
+        lines = text.splitlines()
+        if _COLUMNS not in lines or not lines[0].startswith("# trace "):
             raise ValueError(f"{source}: not a trace: it should begin with '# trace ' and have the line\n{_COLUMNS}")
-        schedule = Schedule.parse("\n".join(line[3:] for line in lines if line.startswith("#> "))).check()
-        ages = [line.split()[2:] for line in lines if line.startswith("# staleness ")]
-        about = dict(line[2:].split(" = ", 1) for line in lines if " = " in line and line.startswith("# "))
-        reached, start, end = _spans(body, schedule, source)
-        staleness = np.array(ages, dtype=np.int64).reshape(schedule.steps, schedule.layers, schedule.top_k)
-        return Trace(schedule, lines[0].split()[2], reached, start, end, staleness, about)
+        head = lines[: lines.index(_COLUMNS)]
+        try:  # every other line left blank, so that errors give the line of this text
+            schedule = Schedule.parse("\n".join(" " * 3 + x[3:] if x.startswith("#> ") else "" for x in head)).check()
+        except ScheduleError as error:
+            raise ValueError(f"{source}: {error}") from None
+        about = dict(line[2:].split(" = ", 1) for line in head if " = " in line and line.startswith("# "))
+        reached, start, end = _spans(lines, len(head) + 1, schedule, source)
+        ages = _ages(head, schedule, source)
+        return Trace(schedule, lines[0].removeprefix("# trace "), reached, start, end, ages, about)
 
 
-def _spans(body: str, schedule: Schedule, source: str) -> Array:
-    """[3, rank, op] reached, start, end from the lines of a trace's text."""
-    names = [op.name for op in schedule.ops]
-    rows = [line.split("\t") for line in body.splitlines()]
-    for i, row in enumerate(rows):
-        want = (str(i // len(names)), names[i % len(names)])
-        if len(row) != 6 or (row[0], row[2]) != want:
-            raise ValueError(f"{source}: expected the span of {want[1]} on rank {want[0]}, found {row}")
-    if not rows or len(rows) % len(names):
-        raise ValueError(f"{source}: {len(rows)} spans do not make whole ranks of {len(names)} ops")
-    values = np.array([row[3:] for row in rows], dtype=np.float64)
-    return np.ascontiguousarray(values.T.reshape(3, -1, len(names)))
+def _ages(head: list[str], schedule: Schedule, source: str) -> npt.NDArray[np.int64]:
+    """staleness [step, layer, slot], a line a step."""
+    ages = []
+    for number, line in enumerate(head, 1):
+        if line.startswith("# staleness "):
+            ages.append(line.split()[2:])
+            if len(ages[-1]) != schedule.layers * schedule.top_k or not all(map(str.isdecimal, ages[-1])):
+                raise ValueError(f"{source}, line {number}: expected an age a layer and slot\n    {line}")
+    if len(ages) != schedule.steps:
+        raise ValueError(f"{source}: {len(ages)} lines of staleness for {schedule.steps} steps")
+    return np.array(ages, dtype=np.int64).reshape(schedule.steps, schedule.layers, schedule.top_k)
+
+
+def _spans(lines: list[str], first: int, schedule: Schedule, source: str) -> Array:
+    """[3, rank, op] reached, start, end from a trace's text from `lines[first]` on."""
+    ops, values = schedule.ops, []
+    for i, line in enumerate(lines[first:]):
+        rank, op = i // len(ops), ops[i % len(ops)]
+        found = _SPAN.fullmatch(line)
+        if found is None or found.groups()[:3] != (str(rank), op.stream, op.name):
+            want = f"expected the span of {op.name} on the {op.stream} stream of rank {rank}"
+            raise ValueError(f"{source}, line {first + i + 1}: {want}\n    {line}")
+        values.append(found.groups()[3:])
+    if not values or len(values) % len(ops):
+        raise ValueError(f"{source}: {len(values)} spans do not make whole ranks of {len(ops)} ops")
+    return np.ascontiguousarray(np.array(values, dtype=np.float64).T.reshape(3, -1, len(ops)))
+
+
+def _covered_s(begin: Array, end: Array) -> float:
+    """Seconds that lie in at least one of the spans."""
+    order = np.argsort(begin, kind="stable")
+    begin, until = begin[order], np.maximum.accumulate(end[order])
+    gaps = np.maximum(0.0, begin[1:] - until[:-1])
+    return float(until[-1] - begin[0] - gaps.sum())

@@ -4,13 +4,20 @@ its name; this is the only place where units are converted."""
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 UNITS: dict[str, dict[str, float]] = {
     "_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
     "_bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     "_bytes_per_s": {
-        "B/s": 1.0, "kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12,
-        "kbit/s": 125.0, "Mbit/s": 125e3, "Gbit/s": 125e6,
+        "B/s": 1.0,
+        "kB/s": 1e3,
+        "MB/s": 1e6,
+        "GB/s": 1e9,
+        "TB/s": 1e12,
+        "kbit/s": 125.0,
+        "Mbit/s": 125e3,
+        "Gbit/s": 125e6,
     },
     "_flops_per_s": {"FLOP/s": 1.0, "GFLOP/s": 1e9, "TFLOP/s": 1e12},
 }
@@ -18,8 +25,9 @@ _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\
 
 
 def units_of(name: str) -> dict[str, float]:
-    """Unit -> SI factor for a quantity called `name` ("latency_s"); empty for a plain number ("ranks")."""
-    suffix = max((s for s in UNITS if name.endswith(s)), key=len, default="")
+    """Unit -> SI factor for a quantity called `name` ("link.latency_s"); empty for a plain number ("ranks")."""
+    last = "_" + name.rsplit(".", 1)[-1]
+    suffix = max((s for s in UNITS if last.endswith(s)), key=len, default="")
     return UNITS.get(suffix, {})
 
 
@@ -36,12 +44,13 @@ def quantity(name: str, value: object) -> float:
     if found[2] and found[2] not in units:
         known = ", ".join(units) or "none: it is a plain number"
         raise ValueError(f"{name}: unknown unit {found[2]!r} in {value!r}; known here: {known}")
-    return float(found[1]) * (units[found[2]] if found[2] else 1.0)
+    return float(Decimal(found[1]) * Decimal(repr(units.get(found[2], 1.0))))  # "5 us" is 5e-6, to the last bit
 
 
 def readable(name: str, value: float) -> str:
     """`value` (SI) of the quantity called `name` in the largest unit that keeps it at 1 or above: "25 MB/s"."""
-    units = {unit: size for unit, size in units_of(name).items() if "bit" not in unit and "i" not in unit}
-    fits = [unit for unit, size in units.items() if abs(value) >= size] or list(units)[-1:]
-    unit = max(fits, key=lambda u: units[u]) if name and value and fits else next(iter(units), "")
-    return f"{value / units[unit]:.4g} {unit}" if unit else f"{value:.6g}"
+    units = {size: unit for unit, size in units_of(name).items() if "i" not in unit}
+    if not units:
+        return f"{value:.6g}"
+    size = max((size for size in units if size <= abs(value)), default=min(units) if value else 1.0)
+    return f"{value / size:.4g} {units[size]}"

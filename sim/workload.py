@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -72,9 +73,11 @@ class Routing:
     source: str = "recorded"
 
     def __post_init__(self) -> None:
-        if self.counts.ndim != 6 or (self.counts < 0).any():
-            raise ValueError(f"routing counts should be [step, layer, part, slot, src, expert] and not negative, "
-                             f"not of shape {self.counts.shape}")  # fmt: skip
+        if self.counts.ndim != 6:
+            shape = self.counts.shape
+            raise ValueError(f"routing counts should be [step, layer, part, slot, src, expert], not of shape {shape}")
+        if not (np.isfinite(self.counts) & (self.counts >= 0)).all():
+            raise ValueError("routing counts should be finite and not negative")
 
     @staticmethod
     def balanced(model: ModelShape, ranks: int, tokens: int, parts: int = 1) -> Routing:
@@ -94,8 +97,13 @@ class Routing:
 
     @staticmethod
     def load(path: Path | str) -> Routing:
-        """Reads what `save` wrote."""
+        """Reads what `save` wrote.  Raises ValueError with the path if something else wrote it."""
+        with open(path, "rb") as file:
+            if not is_zipfile(file):
+                raise ValueError(f"{path}: not an .npz file")
         with np.load(path, allow_pickle=False) as data:
+            if missing := {"counts", "source"} - {*data.files}:
+                raise ValueError(f"{path}: lacks {' and '.join(sorted(missing))}; it has {', '.join(data.files)}")
             return Routing(data["counts"], str(data["source"]))
 
 
@@ -129,7 +137,8 @@ class Workload:
     def fits(self, schedule: Schedule) -> Workload:
         """Returns the workload itself, with its routing spelt out, if `schedule` can be run on it.
 
-        Raises ValueError that names what does not fit: layers, top_k, micro-batches, or the recorded routing."""
+        Raises ValueError that names what does not fit: layers, top_k, micro-batches, or the recorded routing, whose
+        slots should route every token of a rank."""
         model, parts = self.model, schedule.micro_batches
         for key in ("layers", "top_k"):
             if getattr(schedule, key) != getattr(model, key):
@@ -146,6 +155,11 @@ class Workload:
         want = (schedule.steps, model.layers, parts, model.top_k, self.ranks, model.experts)
         if any(n != w and (n != 1 or axis > 1) for axis, (n, w) in enumerate(zip(shape, want, strict=True))):
             raise ValueError(f"routing {routing.source} has shape {shape}; schedule and model need {want}")
+        if not np.allclose(tokens := routing.counts.sum(axis=-1), self.tokens / parts):
+            raise ValueError(
+                f"routing {routing.source} routes {tokens.min():g} to {tokens.max():g} tokens of a rank; "
+                f"{self.images} images in {parts} micro-batches have {self.tokens / parts:g}"
+            )
         return replace(self, routing=routing)
 
     def rows(self, schedule: Schedule, op: Op) -> Array:

@@ -1,0 +1,136 @@
+"""The main job: measure this machine, predict, really run, and show how far the prediction was off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from calibration import results, samples
+from calibration.cells import Cell, predict, record_routing, run_cells
+from calibration.fit import fit
+from calibration.measure import measure
+from calibration.results import Result
+from realrun.ranks import Ranks
+from realrun.run import Settings
+from sim.cluster import Cluster
+from sim.perfetto import write_perfetto
+from sim.schedule import Schedule
+from sim.schedules import SCHEDULES, load_schedule
+from sim.timeline import draw_timeline, save_figure
+from sim.units import readable
+from sim.workload import ModelShape, Workload
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and run.  The default takes about two minutes on two cores.
+
+    Of its links the slow one makes communication dominate (about twice the compute), the fast one compute."""
+
+    workload: Workload = Workload(
+        ModelShape("demo", layers=4, hidden=256, heads=4, experts=8, classes=10, latent=16),
+        ranks=2,
+        images=4,
+        wire_bytes=4,
+    )
+    schedules: Sequence[str] = tuple(SCHEDULES)
+    steps: int = 12
+    rates: Sequence[float] = (20e6, 80e6)  # bytes a second, each link
+    images: Sequence[int] = (2, 6)  # batch sizes beside the workload's own, at which compute is measured
+    repeats: int = 3
+    settings: Settings = field(default_factory=Settings)
+    timeout_s: float = 60.0
+
+    def stages(self) -> int:
+        """How often a run of this plan tells what it does."""
+        return 2 + 2 * len(self.rates) + len(self.schedules) * len(self.rates) * self.repeats
+
+
+def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
+    """Runs `plan` and writes samples, clusters, results, picture and trace into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    meta = samples.machine()
+    with _progress(console, plan.stages()) as tell, Ranks(plan.workload.ranks, plan.timeout_s, pin=True) as ranks:
+        schedules = [load_schedule(name, plan.steps, plan.workload.model.layers) for name in plan.schedules]
+        clusters = calibrate(plan, ranks, folder, meta, tell)
+        cells = predict_and_run(plan, ranks, schedules, clusters, tell)
+    summary = results.summarise(cells)
+    results.save(folder / "results.json", summary, meta)
+    show(summary, console)
+    for line in write_pictures(cells, plan, folder):
+        console.print(line)
+    return cells
+
+
+def calibrate(
+    plan: Plan, ranks: Ranks, folder: Path, meta: Mapping[str, str], tell: Tell
+) -> dict[float, Cluster]:
+    """Measures; writes the bundle and a Cluster for each link rate."""
+    taken = list(measure(ranks, plan.workload, plan.settings, plan.rates, images=plan.images, progress=tell))
+    samples.save(folder / "samples", taken, meta)
+    clusters = {rate: fit(taken, plan.workload.ranks, rate, meta) for rate in plan.rates}
+    for rate, cluster in clusters.items():
+        cluster.save(folder / f"cluster-{readable('_bytes_per_s', rate).replace(' ', '').replace('/', '-per-')}.yaml")
+    return clusters
+
+
+def predict_and_run(
+    plan: Plan, ranks: Ranks, schedules: Sequence[Schedule], clusters: Mapping[float, Cluster], tell: Tell
+) -> list[Cell]:
+    """Predictions first, then the runs that they are held against."""
+    tell("routing recorded, predictions made")
+    routing = record_routing(ranks, plan.workload, plan.settings, schedules[0])
+    predictions = predict(schedules, replace(plan.workload, routing=routing), clusters)
+    return run_cells(
+        ranks, schedules, plan.workload, plan.settings, predictions, repeats=plan.repeats, progress=tell
+    )
+
+
+def show(summary: Sequence[Result], console: Console) -> None:
+    """The one table."""
+    table = Table(title="Predicted from microbenchmarks, then really run")
+    for i, heading in enumerate(results.HEADINGS):
+        table.add_column(heading, justify="left" if i < 2 else "right")
+    for before, result in zip([None, *summary], summary, strict=False):
+        if before and before.link_bytes_per_s != result.link_bytes_per_s:
+            table.add_section()
+        table.add_row(*result.row())
+    console.print(table)
+    console.print(results.verdict(summary))
+
+
+def write_pictures(cells: Sequence[Cell], plan: Plan, folder: Path) -> Iterator[str]:
+    """One step of the last schedule at the slowest link, simulated above measured; and a trace of every cell."""
+    last = [cell for cell in cells if cell.schedule.name == plan.schedules[-1]]
+    cell = min(last, key=lambda cell: cell.link_bytes_per_s)
+    picture, trace = folder / "timeline.png", folder / "trace.json"
+    save_figure(draw_timeline([cell.median_prediction, cell.median_run], step=plan.steps // 2), picture)
+    yield f"picture: {picture} (step {plan.steps // 2} of {cell.schedule.name}, simulated above measured)"
+    pairs = [(f"{c.schedule.name}, {readable('_bytes_per_s', c.link_bytes_per_s)}", c) for c in cells]
+    traces = [t for _, c in pairs for t in (c.median_prediction, c.median_run)]
+    write_perfetto(traces, trace, [f"{name}, {t.origin}" for (name, c) in pairs for t in (c.predicted[0], c.measured[0])])
+    yield f"trace:   {trace} (open it at https://ui.perfetto.dev)"
+
+
+@contextmanager
+def _progress(console: Console, stages: int) -> Iterator[Tell]:
+    """A bar that a stage's beginning moves on."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting ranks", total=stages)
+        told = 0
+
+        def tell(what: str) -> None:
+            nonlocal told
+            progress.update(task, description=what, completed=told)
+            told += 1
+
+        yield tell

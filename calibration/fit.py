@@ -1,0 +1,139 @@
+"""Samples in, Cluster out, with the uncertainty of every number.
+
+Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s, and so is a transfer, latency_s +
+bytes / bytes_per_s; both by least squares on relative residuals with a robust loss (soft L1, scipy), so that an
+outlier pulls but does not decide.  Standard errors are bootstrapped: those of a robust fit's Jacobian are wrong.  A
+factor of interference is the median of loaded over fitted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from calibration.samples import Sample
+from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
+from sim.schedule import COLLECTIVES
+from sim.units import readable
+
+Array = npt.NDArray[np.float64]
+NO_SLOPE = 1e18  # FLOP/s of a kind whose time does not grow with its FLOPs in the samples
+
+
+@dataclass(frozen=True)
+class Line:
+    """seconds = features @ coefficients, all coefficients at least 0."""
+
+    coefficients: Array
+    errors: Array  # standard errors, bootstrapped
+    scatter: float  # standard deviation of log(seconds / fitted)
+
+    def at(self, features: Array) -> Array:
+        """Seconds of features [sample, coefficient]."""
+        seconds: Array = features @ self.coefficients
+        return seconds
+
+
+def fit(samples: Sequence[Sample], ranks: int, link_bytes_per_s: float, meta: Mapping[str, str], seed: int = 0) -> Cluster:
+    """The Cluster that the samples describe, with links of the given rate; `errors` holds standard errors.
+
+    Raises ValueError that says which measurement is missing."""
+    rng = np.random.default_rng(seed)
+    lines = {kind: _op_line(samples, kind, rng) for kind in COMPUTE_KINDS}
+    link = _link_line(samples, link_bytes_per_s, rng)
+    slow = {kind: _slow_down(samples, kind, line, link_bytes_per_s) for kind, line in lines.items()}
+    slow_transfer = _slow_transfer(samples, link, link_bytes_per_s)
+    gap = np.median([s.seconds for s in samples if s.what == "gap"])
+    rates = {kind: Rate(float(line.coefficients[0]), _inverse(line.coefficients[1])) for kind, line in lines.items()}
+    latency_s, counts_s, s_per_byte = link.coefficients.tolist()
+    return Cluster(
+        name=f"{meta['processor']}, {ranks} ranks, {readable('_bytes_per_s', link_bytes_per_s)} a pair",
+        ranks=ranks,
+        compute=rates,
+        link=Link(latency_s, 1 / s_per_byte, "pair", counts_s),
+        host=Host(float(gap), synchronous=True),
+        interference=Interference(slow, slow_transfer),
+        jitter={**{k: line.scatter for k, line in lines.items()}, **dict.fromkeys(COLLECTIVES, link.scatter)},
+        errors=_errors(lines, link),
+        source="; ".join(f"{key} {value}" for key, value in meta.items()),
+    )
+
+
+def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resamples: int = 40) -> Line:
+    """Robust line through seconds [sample] over features [sample, coefficient]."""
+    best = _robust(features, seconds)
+    picks = rng.integers(len(seconds), size=(resamples, len(seconds)))
+    drawn = np.array([_robust(features[pick], seconds[pick]) for pick in picks])
+    residual = np.log(seconds / (features @ best))
+    # 1.4826 times the median deviation is the standard deviation of a normal scatter, whatever the outliers are.
+    scatter = 1.4826 * np.median(np.abs(residual - np.median(residual)))
+    return Line(best, drawn.std(axis=0), float(scatter))
+
+
+def _robust(features: Array, seconds: Array) -> Array:
+    """Coefficients >= 0 that minimise a soft-L1 loss of relative residuals; quadratic below 5 %."""
+    scale = np.median(seconds) / np.maximum(features.max(axis=0), 1e-300)
+    scaled = features * scale / seconds[:, None]
+    start = np.full(features.shape[1], 1.0 / features.shape[1])
+    found = least_squares(
+        lambda x: scaled @ x - 1, start, jac=lambda _: scaled, bounds=(0, np.inf), loss="soft_l1", f_scale=0.05
+    )
+    coefficients: Array = found.x * scale
+    return coefficients
+
+
+def _op_line(samples: Sequence[Sample], kind: str, rng: np.random.Generator) -> Line:
+    mine = [s for s in samples if s.what == "op" and s.subject == kind and not s.loaded]
+    if not mine:
+        raise ValueError(f"the samples hold no {kind} alone")
+    flops, seconds = np.array([s.size for s in mine]), np.array([s.seconds for s in mine])
+    if np.ptp(flops) < 0.1 * flops.max():  # one size: its time is all that is known
+        flops = np.zeros_like(flops)
+    return fit_line(np.stack([np.ones_like(flops), flops], axis=1), seconds, rng)
+
+
+def _link_line(samples: Sequence[Sample], rate: float, rng: np.random.Generator) -> Line:
+    features, seconds = _transfers(samples, rate, loaded=False)
+    if not len(seconds):
+        raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
+    return fit_line(features, seconds, rng)
+
+
+def _transfers(samples: Sequence[Sample], rate: float, loaded: bool) -> tuple[Array, Array]:
+    """Features [sample, (1, is a dispatch, bytes)] and seconds [sample]."""
+    mine = [s for s in samples if s.what == "transfer" and s.loaded == loaded and s.link_bytes_per_s == rate]
+    features = np.array([[1.0, s.subject == "dispatch", s.size] for s in mine]).reshape(-1, 3)
+    return features, np.array([s.seconds for s in mine])
+
+
+def _slow_down(samples: Sequence[Sample], kind: str, line: Line, rate: float) -> float:
+    mine = [s for s in samples if s.what == "op" and s.subject == kind and s.loaded and s.link_bytes_per_s == rate]
+    if not mine:
+        raise ValueError(f"the samples hold no {kind} under load at {readable('_bytes_per_s', rate)}")
+    alone = line.at(np.array([[1.0, s.size] for s in mine]))
+    return max(0.0, float(np.median(np.array([s.seconds for s in mine]) / alone)) - 1)
+
+
+def _slow_transfer(samples: Sequence[Sample], link: Line, rate: float) -> float:
+    features, seconds = _transfers(samples, rate, loaded=True)
+    if not len(seconds):
+        raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', rate)}")
+    return max(0.0, float(np.median(seconds / link.at(features))) - 1)
+
+
+def _inverse(s_per_flop: float) -> float:
+    return 1 / s_per_flop if s_per_flop > 1 / NO_SLOPE else NO_SLOPE
+
+
+def _errors(lines: Mapping[str, Line], link: Line) -> dict[str, float]:
+    """Standard errors by dotted key of the Cluster; of a rate by propagation from its inverse."""
+    errors: dict[str, float] = {}
+    for kind, line in lines.items():
+        errors[f"compute.{kind}.fixed_s"] = float(line.errors[0])
+        errors[f"compute.{kind}.flops_per_s"] = float(line.errors[1]) * _inverse(line.coefficients[1]) ** 2
+    errors["link.latency_s"], errors["link.counts_s"] = link.errors[:2].tolist()
+    errors["link.bytes_per_s"] = float(link.errors[2] / link.coefficients[2] ** 2)
+    return errors

@@ -1,0 +1,115 @@
+"""`python -m realrun SCHEDULE`: runs a schedule on real ranks, and says how long it took and how stale it was.
+
+Alone it starts its ranks on this machine; under torchrun it is one of them:
+
+    torchrun --nproc-per-node 2 -m realrun interweaved --steps 8"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.output import refuse_unwritable, whole_file
+from sim.schedules import SCHEDULES, load_schedule
+from sim.units import quantity, readable
+from sim.workload import MODELS, Workload
+
+if TYPE_CHECKING:
+    from realrun.run import Run, Settings
+    from sim.schedule import Schedule
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command in `arguments` (default: those of the process), and exits."""
+    from sim.terminal import run_app
+
+    run_app(app, arguments)
+
+
+@app.command(help=__doc__)
+def realrun(
+    source: Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")],
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")] = None,
+    warm_up: Annotated[int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")] = None,
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}; random weights.")] = "tiny",
+    ranks: Annotated[int | None, typer.Option(help="Ranks to start here (2); torchrun says its own.")] = None,
+    images: Annotated[int, typer.Option(help="Images a rank.")] = 4,
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    link: Annotated[str | None, typer.Option(help='Rate of each link between two ranks, as "200 Mbit/s".')] = None,
+    seed: Annotated[int, typer.Option(help="Of noise, labels and weights.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
+    save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
+    routing: Annotated[Path | None, typer.Option(help="Write the token counts here (.npz), for a simulation.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Also compare with one process without communication.")] = False,
+) -> None:
+    from realrun.run import DTYPES, Settings, check_fit
+
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
+    for path in (save, routing):
+        if path is not None:
+            refuse_unwritable(path)
+    rate = None if link is None else quantity("link_bytes_per_s", link)
+    settings = Settings(seed, dtype, link_bytes_per_s=rate)
+    world = _world(ranks)
+    workload = Workload(MODELS[model], world, images, wire_bytes=DTYPES[dtype].itemsize)
+    schedule = load_schedule(source, steps, workload.model.layers, warm_up=warm_up)
+    check_fit(schedule, workload, settings, world)
+    made = _run(schedule, workload, settings, timeout)
+    if made is None:  # under torchrun the first rank speaks for all
+        return
+    _tell(made, settings)
+    if verify:
+        _verify(made, schedule, workload, settings)
+    if save is not None:
+        made.trace.save(save)
+    if routing is not None:
+        with whole_file(routing) as part:
+            made.routing.save(part)
+
+
+def _world(ranks: int | None) -> int:
+    if "RANK" not in os.environ:
+        return 2 if ranks is None else ranks
+    if ranks is not None:
+        raise ValueError(f"--ranks {ranks} has no effect under torchrun, which started {os.environ['WORLD_SIZE']}")
+    return int(os.environ["WORLD_SIZE"])
+
+
+def _run(schedule: Schedule, workload: Workload, settings: Settings, timeout_s: float) -> Run | None:
+    from realrun.ranks import Ranks, rank_from_environment
+    from realrun.run import run, run_as_rank
+
+    if "RANK" in os.environ:
+        return run_as_rank(rank_from_environment(timeout_s), schedule, workload, settings)
+    with Ranks(workload.ranks, timeout_s) as pool:
+        return run(schedule, workload, pool, settings)
+
+
+def _tell(made: Run, settings: Settings) -> None:
+    trace = made.trace
+    ages = trace.staleness
+    link = "" if settings.link_bytes_per_s is None else f" over links of {readable('_bytes_per_s', settings.link_bytes_per_s)}"
+    print(f"{trace.schedule.header}: {trace.ranks} ranks{link}, {trace.makespan_s:.3f} s")
+    print(f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}, step by step {ages.max(axis=(1, 2)).tolist()}")
+    for kind, seconds, share in trace.table():
+        print(f"  {kind:22} {seconds:8.3f} s  {share:6.1%}")
+
+
+def _verify(made: Run, schedule: Schedule, workload: Workload, settings: Settings) -> None:
+    from realrun.reference import reference
+    from realrun.run import build_model, inputs
+
+    model = build_model(workload.model, range(workload.model.experts), settings)
+    furthest = 0.0
+    for rank, final in enumerate(made.final):
+        mine = range(rank * workload.images, (rank + 1) * workload.images)
+        expected, _ = reference(schedule, model, *inputs(workload.model, mine, settings))
+        furthest = max(furthest, float((final - expected).abs().max()))
+    print(f"largest difference from one process without communication: {furthest:.3g}")

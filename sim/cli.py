@@ -1,0 +1,247 @@
+"""The command line: `python -m sim show | check | simulate | trace | picture`, also called `dice-sim`.
+
+Every command loads what it was given, calls one function of the package and prints or writes what comes back.  What
+the user can mend (ValueError, OSError) ends in one message on stderr and exit code 2, before anything is written.
+SimPy, NumPy and matplotlib are imported by the commands that use them."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from sim.schedule import Schedule
+from sim.schedules import SCHEDULES, load_schedule
+
+if TYPE_CHECKING:
+    from sim.cluster import Cluster
+    from sim.trace import Trace
+    from sim.workload import ModelShape, Workload
+
+app = typer.Typer(
+    help="How long a schedule of mixture-of-experts diffusion takes, how stale it gets, and how much memory it needs.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Source = Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")]
+Sources = Annotated[list[str], typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or text files.")]
+Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
+Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
+WarmUp = Annotated[int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")]
+Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
+Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command in `arguments` (default: those of the process), and exits."""
+    try:
+        app(arguments)
+    except OSError as error:
+        _exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
+        _exit(str(error))
+
+
+def _exit(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+# ------------------------------------------------------------------------------------------- schedules
+
+
+@app.command()
+def show(
+    schedule: Source,
+    steps: Steps = None,
+    layers: Annotated[int | None, typer.Option(help="Layers; a text file says its own.")] = None,
+    warm_up: WarmUp = None,
+    top_k: Annotated[int | None, typer.Option(help="Experts a token is sent to; 2 if not given.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="The text only, without tables.")] = False,
+) -> None:
+    """Print a schedule, its staleness and its buffers.
+
+    All of it is a schedule file (the tables are comments): redirect it, change it, hand it back."""
+    from sim.show import show_schedule
+
+    loaded = load_schedule(schedule, steps, layers, warm_up=warm_up, top_k=top_k)
+    print(loaded if text else show_schedule(loaded), end="")
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule as text.")]) -> None:
+    """Say whether a schedule can be run; if it cannot, draw the place and exit with 2."""
+    schedule = load_schedule(str(file))
+    oldest = max(age for layers in schedule.staleness() for slots in layers for age in slots)
+    print(f"{file}: {schedule.header}: {len(schedule.ops)} ops, in order; oldest age {oldest}")
+
+
+# ------------------------------------------------------------------------------------------ simulation
+
+
+@app.command()
+def simulate(
+    schedules: Sources,
+    cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
+    steps: Steps = None,
+    model: Annotated[str, typer.Option(help="A DiT-MoE: S, S-16E, B, L, XL or G.")] = "XL",
+    images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
+    ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
+    wire_bytes: Annotated[int, typer.Option(help="Bytes of an element on the wire.")] = 2,
+    routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
+    warm_up: WarmUp = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
+    save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write all traces as JSON for ui.perfetto.dev.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw all traces: .png, .svg, .pdf.")] = None,
+    step: Step = None,
+    rank: Ranks = None,
+) -> None:
+    """Run schedules on a simulated machine, and compare them.
+
+    The layers are the model's.  A warm-up is given to every named schedule that can have one."""
+    from sim.cluster import Cluster
+    from sim.show import comparison_table, kinds_table
+    from sim.workload import MODELS, Routing, Workload
+
+    if model not in MODELS:
+        raise ValueError(f"unknown model {model!r}; the models are {', '.join(MODELS)}")
+    machine = Cluster.load(cluster)
+    machine = machine if ranks is None else replace(machine, ranks=ranks)
+    counts = None if routing is None else Routing.load(routing)
+    workload = Workload(MODELS[model], machine.ranks, images, wire_bytes, counts)
+    plans = _plans(schedules, steps, workload.model, warm_up)
+    names = _names(schedules, plans)
+    outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
+    outputs.check()
+    traces = _simulated(plans, workload, machine, seed)
+    outputs.write(traces, [f"simulated {name}" for name in names])
+    print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
+
+
+def _plans(sources: list[str], steps: int | None, model: ModelShape, warm_up: int | None) -> list[Schedule]:
+    """The schedules that `sources` name, for the layers and top_k of `model`."""
+    warms = [s in SCHEDULES and "warm_up" in inspect.signature(SCHEDULES[s]).parameters for s in sources]
+    if warm_up is not None and not any(warms):
+        raise ValueError(f"--warm-up has no effect on {', '.join(sources)}")
+    return [
+        load_schedule(source, steps, model.layers, top_k=model.top_k, warm_up=warm_up if warm else None)
+        for source, warm in zip(sources, warms, strict=True)
+    ]
+
+
+def _names(sources: list[str], plans: list[Schedule]) -> list[str]:
+    """A name for each schedule: what its header says, or where that repeats, its file's name."""
+    for names in ([plan.name for plan in plans], [Path(source).stem for source in sources]):
+        if len({*names}) == len(names):
+            return names
+    raise ValueError(f"two schedules of the same name: {', '.join(sources)}")
+
+
+def _saved(template: str | None, names: list[str]) -> list[Path]:
+    """Where the trace of each schedule goes; nowhere without a template."""
+    if template is None:
+        return []
+    if len(names) > 1 and "{}" not in template:
+        raise ValueError(f"--save {template} is one file for {len(names)} traces; write {{}} where their names go")
+    return [Path(template.replace("{}", name)) for name in names]
+
+
+def _simulated(plans: list[Schedule], workload: Workload, cluster: Cluster, seed: int | None) -> list[Trace]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from sim.engine import simulate
+
+    console = Console(stderr=True)
+    shown = track(plans, "simulating", console=console, transient=True, disable=not console.is_terminal)
+    return [simulate(plan, workload, cluster, seed) for plan in shown]
+
+
+# ---------------------------------------------------------------------------------------------- traces
+
+
+@app.command("trace")
+def convert(traces: Traces, output: Annotated[Path, typer.Option("--output", "-o", help="A .json file.")]) -> None:
+    """Put saved traces side by side into one file for ui.perfetto.dev."""
+    _convert(traces, _Outputs(trace=output))
+
+
+@app.command("picture")
+def draw(
+    traces: Traces,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .svg or .pdf file.")],
+    step: Step = None,
+    rank: Ranks = None,
+) -> None:
+    """Draw saved traces above one another, on one time axis."""
+    _convert(traces, _Outputs(picture=output, step=step, ranks=rank or None))
+
+
+def _convert(paths: list[Path], outputs: _Outputs) -> None:
+    from sim.trace import Trace
+
+    outputs.check(inputs=paths)
+    outputs.write([Trace.load(path) for path in paths])
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What is to be written of some traces."""
+
+    saved: Sequence[Path] = ()  # a file a trace, or none
+    trace: Path | None = None
+    picture: Path | None = None
+    step: int | None = None  # drawn in the picture
+    ranks: list[int] | None = None  # drawn in the picture
+
+    def check(self, inputs: Sequence[Path] = ()) -> None:
+        """Raises ValueError or OSError for what cannot be written or has no effect, before the work for it begins."""
+        from sim.output import refuse_unwritable
+
+        if self.picture is None and (self.step is not None or self.ranks):
+            raise ValueError("--step and --rank have no effect without --picture")
+        if self.picture is not None:
+            _timeline().picture_format(self.picture)
+        outputs = [path for path in (*self.saved, self.trace, self.picture) if path is not None]
+        for path in outputs:
+            refuse_unwritable(path)
+        taken = [path.resolve() for path in (*inputs, *outputs)]
+        for path in outputs:
+            if taken.count(path.resolve()) > 1:
+                raise ValueError(f"{path} is named twice: nothing is written over another output or an input")
+
+    def write(self, traces: list[Trace], labels: list[str] | None = None) -> None:
+        """Writes it all; the picture is drawn first, since it may refuse its step or a rank."""
+        from sim.output import whole_file
+        from sim.perfetto import write_perfetto
+
+        figure = None
+        if self.picture is not None:
+            figure = _timeline().draw_timeline(traces, step=self.step, ranks=self.ranks, labels=labels)
+        for path, trace in zip(self.saved, traces, strict=bool(self.saved)):
+            with whole_file(path) as temporary:
+                trace.save(temporary)
+        if self.trace is not None:
+            write_perfetto(traces, self.trace, labels)
+        if self.picture is not None:
+            _timeline().save_figure(figure, self.picture)
+
+
+def _timeline() -> ModuleType:
+    """sim.timeline; raises ValueError that says how to install what it needs."""
+    try:
+        return import_module("sim.timeline")
+    except ModuleNotFoundError:
+        raise ValueError("a picture needs matplotlib: pip install 'dice-sim[plot]'") from None

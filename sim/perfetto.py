@@ -1,0 +1,141 @@
+"""Traces as one file for ui.perfetto.dev (Chrome's JSON trace format): every rank of every trace is a process, its
+streams are threads, its spans are slices, a flow joins dispatch, experts, combine and the residuals that add it, and
+counters say how many layers' worth of received rows are kept.
+
+Times in the file are microseconds, in whole nanoseconds, so that slices that touch do not overlap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.output import whole_file
+from sim.schedule import Op, Schedule
+from sim.show import kind_name, trace_labels
+from sim.trace import STREAMS, Trace
+
+Event = dict[str, Any]
+Nanoseconds = npt.NDArray[np.int64]
+
+
+def write_perfetto(traces: Sequence[Trace], path: Path | str, labels: Sequence[str] | None = None) -> None:
+    """Writes `traces`, each from its own 0 on, to `path`, whole or not at all.
+
+    Processes are called label/rank0, ...; labels are those of `trace_labels` where none are given.  Raises ValueError
+    if labels do not tell the traces apart, OSError if `path` cannot be written."""
+    labels = trace_labels(traces, labels)
+    about = {label: {"schedule": t.schedule.header, **t.about} for label, t in zip(labels, traces, strict=True)}
+    with whole_file(path) as temporary, temporary.open("w") as file:
+        file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(about) + ', "traceEvents": [\n')
+        file.write(",\n".join(map(json.JSONEncoder().encode, trace_events(traces, labels))))
+        file.write("\n]}\n")
+
+
+def trace_events(traces: Sequence[Trace], labels: Sequence[str]) -> Iterator[Event]:
+    """The events of all traces, rank by rank: names, slices and waits thread by thread, flows, counters."""
+    pids, flow_ids = count(1), count(1)
+    for trace, label in zip(traces, labels, strict=True):
+        args = [_args(op) for op in trace.schedule.ops]
+        flows, buffers = chains(trace.schedule), _received(trace.schedule)
+        for rank in range(trace.ranks):
+            pid = next(pids)
+            yield _name("process", f"{label}/rank{rank}", pid)
+            tids = np.zeros(len(args), dtype=np.int64)
+            reached, start, end = (_nanoseconds(a[rank]) for a in (trace.reached_s, trace.start_s, trace.end_s))
+            for tid, (thread, ops) in enumerate(_threads(trace, start, end), 1):
+                tids[ops] = tid
+                yield _name("thread", thread, pid, tid)
+                yield from _slices(trace, ops, args, (reached, start, end), {"pid": pid, "tid": tid})
+            middle = (start + end) // 2
+            for chain in flows:
+                yield from _flow(next(flow_ids), chain, middle, pid, tids)
+            for what, (born, dies) in buffers.items():
+                yield from _counter(what, start[born], end[dies], pid, trace.schedule)
+
+
+def chains(schedule: Schedule) -> list[list[int]]:
+    """Positions of dispatch, experts and combine of a (step, layer, part), and of the residuals that add them."""
+    found: dict[object, list[int]] = {}
+    for i, op in enumerate(schedule.ops):
+        steps: Iterable[int] = dict.fromkeys(op.reads) if op.kind == "R" else [op.step] if op.kind in "DEC" else []
+        for step in steps:
+            found.setdefault((step, op.layer, op.part), []).append(i)
+    return [chain for chain in found.values() if len(chain) > 1]
+
+
+def _threads(trace: Trace, start: Nanoseconds, end: Nanoseconds) -> Iterator[tuple[str, list[int]]]:
+    """(name, positions of its ops by time): a thread a stream, and further ones where spans of a stream overlap."""
+    for stream in STREAMS:
+        mine = np.flatnonzero(trace.on_communication == (stream == "communication"))
+        lanes: list[list[int]] = []
+        for i in mine[np.lexsort((end[mine], start[mine]))].tolist():
+            free = next((lane for lane in lanes if end[lane[-1]] <= start[i]), None)
+            if free is None:
+                lanes.append([i])
+            else:
+                free.append(i)
+        for number, lane in enumerate(lanes, 1):
+            yield stream if number == 1 else f"{stream} {number}", lane
+
+
+def _slices(
+    trace: Trace, ops: list[int], args: list[Event], times: tuple[Nanoseconds, ...], thread: Event
+) -> Iterator[Event]:
+    """A slice an op, and one for the wait before it: from when the rank reached a collective until it began.
+
+    `times` are reached, start and end [op] of this rank."""
+    free = 0
+    for i, waits, begins, ends in zip(ops, *(time[ops].tolist() for time in times), strict=True):
+        op = trace.schedule.ops[i]
+        waits = max(waits, free)
+        if waits < begins and op.stream == "communication":
+            yield {"ph": "X", "name": f"wait {op.name}", "ts": waits / 1e3, "dur": (begins - waits) / 1e3, **thread}
+        yield {"ph": "X", "name": op.name, "ts": begins / 1e3, "dur": (ends - begins) / 1e3, **thread, "args": args[i]}
+        free = ends
+
+
+def _flow(flow_id: int, chain: list[int], middle: Nanoseconds, pid: int, tids: Nanoseconds) -> Iterator[Event]:
+    """Arrows from op to op of `chain`; each is tied to the middle of a slice, where no other slice begins or ends."""
+    last = len(chain) - 1
+    for n, (ts, tid) in enumerate(zip(middle[chain].tolist(), tids[chain].tolist(), strict=True)):
+        phase = "s" if n == 0 else "f" if n == last else "t"
+        yield {"ph": phase, "bp": "e", "cat": "chain", "name": "chain", "id": flow_id, "ts": ts / 1e3,
+               "pid": pid, "tid": tid}  # fmt: skip
+
+
+def _received(schedule: Schedule) -> dict[str, Nanoseconds]:
+    """Kind of buffer -> [2, buffer] positions of the ops that it is born at and dies with."""
+    lives: dict[str, list[tuple[int, int]]] = {}
+    for buffer in schedule.buffers:
+        if buffer.what.startswith("received"):
+            lives.setdefault(buffer.what, []).append((buffer.born, buffer.dies))
+    return {what: np.array(pairs).T for what, pairs in lives.items()}
+
+
+def _counter(what: str, born: Nanoseconds, dies: Nanoseconds, pid: int, schedule: Schedule) -> Iterator[Event]:
+    """How many layers' worth of buffers are alive, whenever that changes; `born` and `dies` [buffer]."""
+    times, at = np.unique(np.concatenate([born, dies]), return_inverse=True)
+    change = np.bincount(at[: len(born)], minlength=len(times)) - np.bincount(at[len(born) :], minlength=len(times))
+    alive = np.cumsum(change) / (schedule.top_k * schedule.micro_batches)
+    for ts, layers in zip(times.tolist(), alive.tolist(), strict=True):
+        yield {"ph": "C", "name": what, "ts": ts / 1e3, "pid": pid, "args": {"layers": layers}}
+
+
+def _args(op: Op) -> Event:
+    """What a click on a slice shows."""
+    about = {"op": str(op), "kind": kind_name(op.kind), "step": op.step, "layer": op.layer, "part": op.part}
+    return {key: value for key, value in (about | {"reads": list(op.reads)}).items() if value not in (None, "", [])}
+
+
+def _name(what: str, name: str, pid: int, tid: int = 0) -> Event:
+    return {"ph": "M", "name": f"{what}_name", "pid": pid, "tid": tid, "args": {"name": name}}
+
+
+def _nanoseconds(seconds: npt.NDArray[np.float64]) -> Nanoseconds:
+    return np.rint(seconds * 1e9).astype(np.int64)

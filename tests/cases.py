@@ -1,0 +1,122 @@
+"""Schedules, workloads and clusters that several tests need: the named, the hand-written, and any at all."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from graphlib import TopologicalSorter
+from itertools import product
+from random import Random
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
+from sim.schedule import Op, Schedule
+from sim.schedules import SCHEDULES, load_schedule
+from sim.workload import ModelShape, Routing, Workload
+
+TWO_MICRO_BATCHES = """
+# The second half's experts run while the first half's outputs travel.
+halves steps=2 layers=2 top_k=2 micro_batches=2
+P0
+A0.0a N0.0a! D0.0a A0.0b D0.0b S0.0a E0.0a C0.0a S0.0b E0.0b C0.0b R0.0a<0 R0.0b<0
+A0.1a D0.1a A0.1b D0.1b S0.1a E0.1a C0.1a S0.1b E0.1b C0.1b R0.1a<0 R0.1b<0
+F0 Z0
+P1
+A1.0a A1.0b D1.0b S1.0a R1.0a<0 S1.0b E1.0b C1.0b R1.0b<1   # half a reads what it has: feature caching
+A1.1a D1.1a A1.1b D1.1b S1.1a E1.1a C1.1a S1.1b E1.1b C1.1b R1.1a<1 R1.1b<1@0
+F1 Z1
+"""
+
+CONDITIONAL = """
+conditional steps=3 layers=2 top_k=2     # the second-best expert travels every second step
+P0 A0.0 D0.0 S0.0 E0.0 C0.0 R0.0<0
+   A0.1 N0.1 D0.1 S0.1 E0.1 C0.1 R0.1<0 F0 Z0
+P1 A1.0 D1.0:0 S1.0 R1.0<0
+   A1.1 D1.1:0 S1.1 E1.0 C1.0 R1.1<0@1 F1 Z1
+P2 A2.0 S2.0 E1.1 C1.1 R2.0<1,0
+   A2.1 S2.1 R2.1<1,0@2 F2 Z2
+"""
+
+BY_HAND = [Schedule.parse(TWO_MICRO_BATCHES), Schedule.parse(CONDITIONAL)]
+
+
+@st.composite
+def named(draw: st.DrawFn, most_steps: int = 7, most_layers: int = 5) -> Schedule:
+    """A schedule that has a name, of any size."""
+    name, steps = draw(st.sampled_from([*SCHEDULES])), draw(st.integers(1, most_steps))
+    settings = {"top_k": draw(st.integers(1, 3))}
+    if name != "sync":
+        settings["warm_up"] = draw(st.integers(0, steps - 1))
+    return load_schedule(name, steps, draw(st.integers(1, most_layers)), **settings)
+
+
+@st.composite
+def anything(draw: st.DrawFn) -> Schedule:
+    """Any schedule at all: random reads, slots, weights, counts, waits and micro-batches, in any possible order."""
+    random = Random(draw(st.integers(0, 2**32)))
+    steps, layers, top_k, halves = (random.randint(1, most) for most in (4, 3, 2, 2))
+    empty = Schedule("anything", steps, layers, (), top_k, halves)
+    ops = [Op(kind, step) for kind in "PFZ" for step in range(steps)]
+    sent: dict[tuple[int, int, str], set[int]] = defaultdict(set)
+    for s, l, part in product(range(steps), range(layers), empty.parts):  # noqa: E741
+        reads = tuple(random.randint(max(0, s - 2), s) for _ in range(top_k))
+        weights = random.choice([None, *range(s + 1)])
+        ops += [Op("A", s, l, part), Op("S", s, l, part), Op("R", s, l, part, reads=reads, weights=weights)]
+        for slot, step in enumerate(reads):
+            sent[step, l, part].add(slot)
+    for (s, l, part), slots in sent.items():  # noqa: E741
+        carried = tuple(sorted(slots)) if len(slots) < top_k else ()
+        ops += [Op("D", s, l, part, slots=carried), Op("E", s, l, part), Op("C", s, l, part)]
+        ops += [Op("N", s, l, part)] * random.choice([0, 0, 1])
+    waiting = tuple(op._replace(blocks=random.random() < 0.1) for op in ops)
+    return _in_any_order(replace(empty, ops=waiting), random)
+
+
+def _in_any_order(schedule: Schedule, random: Random) -> Schedule:
+    ops = {op.name: op for op in schedule.ops}
+    sorter = TopologicalSorter({name: schedule.inputs(op) for name, op in ops.items()})
+    sorter.prepare()
+    ready, order = [], []
+    while sorter.is_active():
+        ready += sorter.get_ready()
+        order.append(ready.pop(random.randrange(len(ready))))
+        sorter.done(order[-1])
+    return replace(schedule, ops=tuple(ops[name] for name in order))
+
+
+def model(schedule: Schedule, **changes: Any) -> ModelShape:
+    """A small network that `schedule` fits."""
+    return ModelShape("small", **{"layers": schedule.layers, "top_k": schedule.top_k, "hidden": 16, "heads": 2,
+                                  "experts": 8, "latent": 8, **changes})  # fmt: skip
+
+
+def skewed(schedule: Schedule, workload: Workload, seed: int) -> Routing:
+    """Every rank, step, layer and slot likes experts of its own."""
+    random, model, parts = np.random.default_rng(seed), workload.model, schedule.micro_batches
+    shape = (schedule.steps, model.layers, parts, model.top_k, workload.ranks)
+    likes = random.dirichlet(np.full(model.experts, 0.5), size=shape)
+    return Routing(random.multinomial(workload.tokens // parts, likes))
+
+
+def cluster(ranks: int = 2, **changes: Any) -> Cluster:
+    """A machine on which every kind of op takes about as long as the others."""
+    rates = {kind: Rate(1e-6 * (i + 1), 1e12) for i, kind in enumerate(COMPUTE_KINDS)}
+    return replace(Cluster("test", ranks, rates, Link(3e-6, 5e9)), **changes)
+
+
+@st.composite
+def machines(draw: st.DrawFn, ranks: int) -> Cluster:
+    """Any machine without interference."""
+    return cluster(
+        ranks,
+        link=Link(draw(st.floats(0, 1e-4)), draw(st.floats(1e6, 1e11)), draw(st.sampled_from(["pair", "port"])), 1e-6),
+        host=Host(draw(st.sampled_from([0.0, 3e-7, 2e-5])), draw(st.booleans())),
+    )
+
+
+def interfering(machine: Cluster, compute: float, communication: float) -> Cluster:
+    """The same machine, with one factor for all kinds of compute op."""
+    return replace(machine, interference=Interference(dict.fromkeys(COMPUTE_KINDS, compute), communication))

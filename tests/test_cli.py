@@ -1,0 +1,422 @@
+"""The command line: what it prints and writes, and that bad input ends in a message, exit code 2 and no file."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BY_HAND, anything, cluster
+from hypothesis import given, settings
+
+from sim.cli import main
+from sim.engine import simulate
+from sim.schedule import Schedule
+from sim.schedules import SCHEDULES, load_schedule
+from sim.show import folded, show_schedule, staleness_lines, trace_labels
+from sim.trace import Trace
+from sim.workload import MODELS, Routing, Workload
+
+GOLDEN = Path(__file__).parent / "golden"
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in an empty directory with a cluster file; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    cluster().save("c.yaml")
+
+    def command(line: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+def mine(name: str = "mine") -> Path:
+    """A text file that fits model S."""
+    path = Path("mine.txt")
+    path.write_text(str(replace(load_schedule("interweaved", 3, 12), name=name)))
+    return path
+
+
+# ------------------------------------------------------------------------------------------------ show
+
+
+def test_show_prints_schedule_staleness_and_buffers(run: Run) -> None:
+    code, out, err = run("show interweaved --steps 5 --layers 3")
+    assert (code, out, err) == (0, (GOLDEN / "show_interweaved_5_3.txt").read_text(), "")
+
+
+def test_show_text_is_the_text_alone(run: Run) -> None:
+    assert run("show displaced --steps 4 --layers 2 --warm-up 1 --top-k 3 --text") == (
+        0, str(load_schedule("displaced", 4, 2, warm_up=1, top_k=3)), "",
+    )  # fmt: skip
+
+
+@settings(max_examples=20)
+@given(anything())
+def test_what_show_prints_is_the_schedule_again(schedule: Schedule) -> None:
+    assert Schedule.parse(show_schedule(schedule)) == schedule
+
+
+def test_what_show_prints_can_be_shown(run: Run) -> None:
+    _, out, _ = run("show interweaved --steps 4 --layers 3")
+    Path("mine.txt").write_text(out)
+    assert run("show mine.txt") == (0, out, "")
+
+
+def half_stale(steps: int, layers: int) -> Schedule:
+    """Even layers add what the step before made, so that no two neighbouring layers are equal."""
+
+    def cell(s: int, l: int) -> str:  # noqa: E741
+        chain = f"E{s}.{l} C{s}.{l}"
+        late = f"R{s}.{l}<{s - 1} {chain}" if s and l % 2 == 0 else f"{chain} R{s}.{l}<{s}"
+        return f"A{s}.{l} D{s}.{l} S{s}.{l} {late}"
+
+    rows = [f"P{s} {' '.join(cell(s, layer) for layer in range(layers))} F{s} Z{s}" for s in range(steps)]
+    return Schedule.parse("\n".join([f"half steps={steps} layers={layers}", *rows])).trimmed().check()
+
+
+@pytest.mark.parametrize("schedule", [*(load_schedule(name, 50, 28) for name in SCHEDULES), half_stale(50, 28)])
+def test_tables_of_long_runs_fit_a_terminal(schedule: Schedule) -> None:
+    notes = [line for line in show_schedule(schedule).splitlines() if line.startswith("#")]
+    assert max(map(len, notes)) <= 100
+    assert len(notes) < 30
+
+
+def test_equal_neighbours_share_rows_and_columns_and_others_do_not() -> None:
+    lines = staleness_lines(half_stale(9, 5))
+    assert [line.split() for line in lines[1:5]] == [
+        ["layer", "layer", "layer", "layer", "layer"], ["step", "0", "1", "2", "3", "4"],
+        ["0", "0", "0", "0", "0", "0"], ["1-8", "1", "0", "1", "0", "1"],
+    ]  # fmt: skip
+    wide = staleness_lines(half_stale(2, 28))
+    assert " ".join(line.removeprefix("step") for line in wide if line.startswith("step")).split() == [
+        *map(str, range(28))
+    ]
+    assert folded("aabca") == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert folded([]) == []
+
+
+def test_slots_that_differ_are_shown_apart() -> None:
+    assert [line.split()[-1] for line in staleness_lines(BY_HAND[1])[2:6]] == ["0-1", "0", "1", "1,2"]
+
+
+@pytest.mark.parametrize("schedule", [*BY_HAND, *(load_schedule(name, 4, 3) for name in SCHEDULES)], ids=str)
+def test_buffers_shown_are_those_of_the_schedule(schedule: Schedule) -> None:
+    """Every number of the table, from `persistent` and `alive`, op by op."""
+    table = [line[2:].split() for line in show_schedule(schedule).split("at op\n")[1].splitlines()]
+    rows = {step: row for row in table for step in _steps(row[0])}
+    layer, position = schedule.top_k * schedule.micro_batches, {**schedule.position, f"P{schedule.steps}": None}
+    for step in range(schedule.steps):
+        kept = [buffer.what for buffer in schedule.persistent(step)]
+        counts = [
+            kept.count(f"{way} {what}") / layer for way, what in product(("received", "sent"), ("dispatch", "combine"))
+        ]
+        inside = range(len(schedule.ops))[position[f"P{step}"] : position[f"P{step + 1}"]]
+        alive = [[buffer.what for buffer in schedule.alive(i) if buffer.what != "router weights"] for i in inside]
+        received = max(sum(what.startswith("received") for what in some) for some in alive) / layer
+        row = [*counts[:2], sum(counts[:2]), *counts[2:], kept.count("router weights") / layer, received]
+        assert [float(cell) for cell in rows[step][1:9]] == pytest.approx(
+            [*row, max(map(len, alive)) / layer], abs=0.005
+        )
+        if "-" not in rows[step][0]:
+            assert rows[step][9] == schedule.ops[inside[[*map(len, alive)].index(max(map(len, alive)))]].name
+
+
+def _steps(span: str) -> range:
+    first, _, last = span.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def test_show_and_check_need_neither_numpy_nor_simpy_nor_matplotlib_nor_torch() -> None:
+    code = f"""
+import sys
+from sim.cli import main
+for line in ("show sync --steps 2 --layers 2", "check {GOLDEN / "sync.txt"}"):
+    try:
+        main(line.split())
+    except SystemExit as ended:
+        assert not ended.code
+print(*({{"numpy", "simpy", "matplotlib", "torch"}} & set(sys.modules)), file=sys.stderr)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == "\n"
+
+
+# --------------------------------------------------------------------------------------- check, and help
+
+
+def test_check_says_one_line(run: Run) -> None:
+    code, out, err = run(f"check {mine()}")
+    assert (code, err) == (0, "")
+    assert out == "mine.txt: mine steps=3 layers=12 top_k=2: 189 ops, in order; oldest age 1\n"
+
+
+def test_check_draws_the_error(run: Run) -> None:
+    path = mine()
+    path.write_text(path.read_text().replace("A1.0 D1.0", "D1.0 A1.0"))
+    code, out, err = run("check mine.txt")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: mine.txt: mine: D1.0 needs A1.0, which is issued later\n")
+    assert "    P1 D1.0\n       ^^^^ <-- D1.0 needs A1.0" in err
+
+
+def test_help_names_every_command_and_its_options(run: Run) -> None:
+    for line in ("", "--help"):
+        assert all(command in run(line)[1] for command in ("show", "check", "simulate", "trace", "picture"))
+    code, out, _ = run("simulate --help")
+    assert code == 0
+    assert all(option in out for option in ("--cluster", "--routing", "--wire-bytes", "--save", "--picture", "--rank"))
+
+
+def test_python_dash_m_sim_is_the_same_program() -> None:
+    ended = subprocess.run([sys.executable, "-m", "sim", "show", "nope"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"error: unknown schedule 'nope': neither a file nor one of {', '.join(SCHEDULES)}\n"
+
+
+# -------------------------------------------------------------------------------------------- simulate
+
+BASE = "simulate sync displaced interweaved --steps 4 --cluster c.yaml --model S --images 2"
+
+
+def simulated(name: str, **settings: Any) -> Trace:
+    """What BASE simulates, without the command line."""
+    workload = {"model": MODELS["S"], "ranks": 2, "images": 2, **settings}
+    return simulate(load_schedule(name, 4, 12), Workload(**workload), cluster())
+
+
+def table(out: str) -> dict[str, list[str]]:
+    """{first word of a line: the others}, the units as words of their own."""
+    return {words[0]: words[1:] for words in map(str.split, out.splitlines()) if words}
+
+
+def test_simulate_compares_with_sync(run: Run) -> None:
+    code, out, err = run(BASE)
+    assert (code, err) == (0, "")
+    traces = {name: simulated(name) for name in SCHEDULES}
+    for name, (makespan, unit, speed_up, *_, oldest, mean) in ((name, table(out)[name]) for name in SCHEDULES):
+        assert unit == "ms"
+        assert float(makespan) == pytest.approx(traces[name].makespan_s * 1e3, rel=1e-3)
+        assert float(speed_up) == pytest.approx(traces["sync"].makespan_s / traces[name].makespan_s, abs=0.005)
+        assert (int(oldest), float(mean)) == (
+            traces[name].staleness.max(),
+            pytest.approx(traces[name].staleness.mean(), abs=0.005),
+        )
+
+
+def test_without_sync_the_first_is_what_others_are_compared_with(run: Run) -> None:
+    out = run(BASE.replace("sync displaced interweaved", "interweaved displaced"))[1]
+    assert "speed-up over" in out.splitlines()[0]
+    assert "interweaved" in out.splitlines()[1]
+    assert table(out)["interweaved"][2] == "1.00" != table(out)["displaced"][2]
+
+
+def test_simulate_takes_text_files_and_tells_apart_what_has_one_name(run: Run) -> None:
+    mine(name="interweaved")
+    out = run("simulate mine.txt interweaved --steps 3 --cluster c.yaml --model S")[1]
+    assert table(out)["mine"][:2] == table(out)["interweaved"][:2]
+
+
+def test_warm_up_goes_to_the_schedules_that_have_one(run: Run) -> None:
+    ages = {name: row[-1] for name, row in table(run(f"{BASE} --warm-up 2")[1]).items()}
+    assert [ages[name] for name in SCHEDULES] == ["0.00", "0.25", "0.25"]
+
+
+def test_kinds_say_where_the_time_goes(run: Run) -> None:
+    out = run(f"{BASE} --kinds")[1]
+    seconds = {kind: s for kind, s, _ in simulated("sync").table()}
+    found = re.search(r"^E routed experts +([\d.]+) ms", out, re.MULTILINE)
+    assert found
+    assert float(found[1]) == pytest.approx(seconds["E"] * 1e3, rel=1e-3)
+
+
+def test_ranks_images_wire_bytes_and_routing_reach_the_simulation(run: Run) -> None:
+    counts = np.zeros((1, 1, 1, 2, 2, 8))
+    counts[..., 0] = 2 * 2 * 256
+    Routing(counts, "all to expert 0").save("r.npz")
+    changes = {"": {}, "--images 3": {"images": 3}, "--wire-bytes 4": {"wire_bytes": 4},
+               "--routing r.npz": {"routing": Routing.load("r.npz")}}  # fmt: skip
+    makespans = {}
+    for option, change in changes.items():
+        assert run(f"{BASE} {option} --save {{}}.trace")[0] == 0
+        makespans[option] = Trace.load("sync.trace").makespan_s
+        assert makespans[option] == simulated("sync", **change).makespan_s
+    assert len({*makespans.values()}) == len(changes)
+    assert run(f"{BASE} --ranks 4 --save {{}}.trace")[0] == 0
+    assert Trace.load("sync.trace").ranks == 4
+
+
+def test_a_seed_draws_jitter(run: Run) -> None:
+    cluster(jitter={"A": 0.1}).save("c.yaml")
+    outs = [run(f"{BASE} {seed}")[1] for seed in ("", "--seed 1", "--seed 1", "--seed 2")]
+    assert outs[1] == outs[2]
+    assert len({*outs}) == 3
+
+
+def test_simulate_saves_traces_a_perfetto_file_and_a_picture(run: Run) -> None:
+    code, _, err = run(f"{BASE} --save {{}}.trace --trace all.json --picture all.svg --step 3 --rank 1")
+    assert (code, err) == (0, "")
+    for name in SCHEDULES:
+        assert str(Trace.load(f"{name}.trace")) == str(simulated(name))
+    names = {
+        event["args"]["name"] for event in json.loads(Path("all.json").read_text())["traceEvents"] if event["ph"] == "M"
+    }
+    assert {f"simulated {name}/rank{rank}" for name in SCHEDULES for rank in (0, 1)} < names
+    assert Path("all.svg").read_text().rstrip().endswith("</svg>")
+    assert Path("all.json").stat().st_mode & 0o777 == Path("c.yaml").stat().st_mode & 0o777
+    assert {path.name for path in Path().iterdir()} == {
+        "c.yaml",
+        "all.json",
+        "all.svg",
+        *(f"{n}.trace" for n in SCHEDULES),
+    }
+
+
+def test_saved_traces_are_converted_and_drawn(run: Run) -> None:
+    run(f"{BASE} --save {{}}.trace")
+    for line in (
+        "trace sync.trace displaced.trace -o two.json",
+        "picture sync.trace displaced.trace -o two.png --step 2",
+    ):
+        assert run(line) == (0, "", "")
+    names = {e["args"]["name"] for e in json.loads(Path("two.json").read_text())["traceEvents"] if e["ph"] == "M"}
+    assert {"simulated sync/rank0", "simulated displaced/rank1"} < names
+    assert Path("two.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_traces_have_the_shortest_names_that_differ() -> None:
+    sync, late = simulated("sync"), simulated("displaced")
+    assert trace_labels([sync, replace(sync, origin="measured")]) == ["simulated", "measured"]
+    assert trace_labels([sync, late]) == ["simulated sync", "simulated displaced"]
+    assert trace_labels([sync, sync]) == ["simulated sync 1", "simulated sync 2"]
+    assert trace_labels([sync, sync], ["a", "b"]) == ["a", "b"]
+    for labels in (["a"], ["a", "a"], []):
+        with pytest.raises(ValueError, match="2 traces need as many different labels"):
+            trace_labels([sync, sync], labels)
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+ONE = "simulate sync --steps 3 --cluster c.yaml --model S --images 2"
+BAD = {
+    "show nope": "unknown schedule 'nope': neither a file nor one of sync",
+    "show interweaved": "interweaved: say how many steps and layers",
+    "show sync --steps 3": "sync: say how many steps and layers",
+    "show sync --steps 0 --layers 2": "steps=0 should be at least 1",
+    "show sync --steps 3 --layers 2 --warm-up 1": "sync has no setting warm_up",
+    "show displaced --steps 3 --layers 2 --warm-up 3": "warm_up=3 should be less than steps=3",
+    "show sync --steps three --layers 2": "--steps",
+    "show mine.txt --steps 4": "mine.txt is a text with steps=3, but steps=4",
+    "show mine.txt --warm-up 1": "mine.txt is a text with no warm_up",
+    "show binary": "binary: cannot be read as text",
+    "show .": "unknown schedule '.'",
+    "show": "Missing argument",
+    "check nope.txt": "unknown schedule 'nope.txt'",
+    "check c.yaml": "c.yaml: line 1: cannot read the header",
+    "nope": "No such command",
+    "simulate sync --steps 3": "--cluster",
+    "simulate --cluster c.yaml": "Missing argument",
+    "simulate sync --cluster c.yaml": "sync: say how many steps",
+    "simulate sync sync --steps 3 --cluster c.yaml": "two schedules of the same name: sync, sync",
+    "simulate mine.txt --cluster c.yaml": "mine.txt is a text with layers=12, but layers=28",
+    f"{ONE} --nope": "No such option",
+    f"{ONE} --model nope": "unknown model 'nope'; the models are S, S-16E",
+    f"{ONE} --cluster nope.yaml": "nope.yaml",
+    f"{ONE} --cluster binary": "binary",
+    f"{ONE} --cluster mine.txt": "mine.txt: ",
+    f"{ONE} --ranks 3": "8 experts cannot be spread evenly over 3 ranks",
+    f"{ONE} --ranks 0": "ranks=0 should be above 0",
+    f"{ONE} --images 0": "images=0 should be at least 1",
+    f"{ONE} --wire-bytes 0": "wire_bytes=0 should be at least 1",
+    f"{ONE} --seed 1": "seed has no effect",
+    f"{ONE} --warm-up 1": "--warm-up has no effect on sync",
+    f"{ONE} --step 1": "--step and --rank have no effect without --picture",
+    f"{ONE} --rank 1 --trace a.json": "--step and --rank have no effect without --picture",
+    f"{ONE} --picture a.png --step 3": "simulated sync has steps 0 to 2, not 3",
+    f"{ONE} --picture a.png --rank 2 --save a.trace": "simulated sync has ranks 0 to 1, not 2",
+    f"{ONE} --picture a.gif": "a.gif: the name of a picture ends in one of .pdf, .png, .svg",
+    f"{ONE} --routing nope.npz": "nope.npz: No such file",
+    f"{ONE} --routing binary": "binary: not an .npz file",
+    f"{ONE} --routing other.npz": "other.npz: lacks counts and source; it has a",
+    f"{ONE} --trace no/a.json": "no/a.json: its directory does not exist",
+    f"{ONE} --trace .": ".: is not a regular file",
+    f"{ONE} --trace /dev/null": "/dev/null: is not a regular file",
+    f"{ONE} --trace /proc/a.json": "/proc/a.json: cannot be written",
+    f"{ONE} --trace mine.txt/a.json": "mine.txt/a.json: its directory does not exist",
+    f"{ONE} --trace a --save a": "a is named twice",
+    "simulate sync displaced --steps 3 --cluster c.yaml --save a": "--save a is one file for 2 traces; write {}",
+    "trace nope.trace -o a.json": "nope.trace: No such file",
+    "trace mine.txt -o a.json": "mine.txt: not a trace",
+    "trace binary -o a.json": "binary: not a trace",
+    "trace good.trace": "--output",
+    "trace good.trace -o good.trace": "good.trace is named twice",
+    "trace good.trace -o no/a.json": "no/a.json: its directory does not exist",
+    "picture good.trace -o a.jpg": "a.jpg: the name of a picture ends in",
+    "picture good.trace -o a.png --step 4": "simulated has steps 0 to 3, not 4",
+    "picture good.trace -o a.png --step -1": "simulated has steps 0 to 3, not -1",
+    "picture good.trace -o a.png --rank 7": "simulated has ranks 0 to 1, not 7",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_is_named_and_nothing_is_written(line: str, run: Run) -> None:
+    mine()
+    Path("binary").write_bytes(bytes(range(255, 0, -1)))
+    np.savez("other.npz", a=1)
+    if "good.trace" in line:
+        simulated("sync").save("good.trace")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    code, out, err = run(line)
+    assert (code, out) == (2, "")
+    assert BAD[line] in " ".join(err.split())
+    assert "Traceback" not in err
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
+def test_outputs_are_refused_before_the_simulation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.engine.simulate", lambda *_: pytest.fail("simulated in vain"))
+    assert run(f"{ONE} --trace no/a.json")[0] == 2
+
+
+def test_a_write_that_fails_leaves_the_old_file(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(trace: Trace, path: Path) -> None:
+        path.write_text("half a tra")
+        raise OSError(28, "No space left on device", str(path))
+
+    Path("a.trace").write_text("old")
+    monkeypatch.setattr(Trace, "save", full)
+    code, _, err = run(f"{ONE} --save a.trace")
+    assert code == 2
+    assert "No space left on device" in err
+    assert {path.name for path in Path().iterdir()} == {"c.yaml", "a.trace"}
+    assert Path("a.trace").read_text() == "old"
+
+
+def test_a_file_is_replaced_through_its_link(run: Run) -> None:
+    Path("real.trace").write_text("old")
+    Path("link.trace").symlink_to("real.trace")
+    assert run(f"{ONE} --save link.trace")[0] == 0
+    assert Path("link.trace").is_symlink()
+    assert Trace.load("real.trace").schedule.name == "sync"
+
+
+def test_without_matplotlib_a_picture_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib" or name == "sim.timeline"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = run(f"{ONE} --picture a.png")
+    assert (code, err) == (2, "error: a picture needs matplotlib: pip install 'dice-sim[plot]'\n")

@@ -1,0 +1,79 @@
+"""The house in order: who may import whom, what an import costs, lint, format and types."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = [room for room in ("sim", "realrun", "calibration") if (ROOT / room / "__init__.py").is_file()]
+NEVER = {
+    "sim": ("torch", "realrun", "calibration", "notebooks", "tests"),
+    "realrun": ("calibration", "notebooks", "tests"),
+    "calibration": ("notebooks", "tests"),
+}
+NOUNS = ("sim.schedule", "sim.schedules", "sim.workload", "sim.trace", "sim.units")  # all that realrun may know of sim
+
+
+def imports(code: str, package: str) -> Iterator[str]:
+    """Dotted names of what `code`, a module of `package`, imports anywhere, in functions too."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            home = ".".join(filter(None, [package if node.level else "", node.module]))
+            yield from (f"{home}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, *modules: str) -> bool:
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
+def modules() -> list[Path]:
+    return [file.relative_to(ROOT) for room in PACKAGES for file in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_imports_are_found_wherever_they_hide() -> None:
+    code = "import a.b as c\ndef f():\n    from torch import nn\nfrom .engine import simulate\nfrom . import cost"
+    assert [*imports(code, "sim")] == ["a.b", "sim.engine.simulate", "sim.cost", "torch.nn"]
+    assert within("sim.schedule.Op", *NOUNS)
+    assert not within("sim.scheduler", *NOUNS)
+
+
+@pytest.mark.parametrize("file", modules(), ids=str)
+def test_nobody_imports_from_a_room_it_must_not_know(file: Path) -> None:
+    room = file.parts[0]
+    for name in imports((ROOT / file).read_text(), room):
+        assert not within(name, *NEVER[room]), f"{file} imports {name}"
+        if room == "realrun" and within(name, "sim"):
+            assert within(name, *NOUNS), f"{file} imports {name}: a measurement cannot know the prediction"
+
+
+def test_the_notation_needs_the_standard_library_only() -> None:
+    names = {name.split(".")[0] for name in imports((ROOT / "sim" / "schedule.py").read_text(), "sim")}
+    assert names <= sys.stdlib_module_names
+
+
+def test_importing_sim_loads_none_of_the_heavy_packages() -> None:
+    code = "import sim, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"torch", "simpy", "matplotlib", "pydantic", "numpy", "scipy"}.isdisjoint(loaded.split())
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        ["ruff", "check", "--quiet", "."],
+        ["ruff", "format", "--check", "--quiet", "."],
+        ["mypy", "--no-error-summary", *(f"--package={package}" for package in PACKAGES)],
+    ],
+    ids=["ruff check", "ruff format", "mypy"],
+)
+def test_lint_format_and_types_are_clean(tool: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *tool], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

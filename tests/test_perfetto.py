@@ -1,0 +1,196 @@
+"""The file for ui.perfetto.dev against the traces that it holds: slices, waits, flows, counters, names."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BY_HAND, anything, cluster, model, skewed
+from hypothesis import given, settings
+
+from sim.engine import simulate
+from sim.perfetto import chains, write_perfetto
+from sim.schedule import Schedule
+from sim.schedules import load_schedule
+from sim.trace import STREAMS, Trace
+from sim.workload import Workload
+
+SCHEDULES = [*BY_HAND, *(load_schedule(name, 4, 3) for name in ("sync", "displaced", "interweaved"))]
+Event = dict[str, Any]
+
+
+def run(schedule: Schedule, ranks: int = 2) -> Trace:
+    """A simulated trace in which ranks differ, so that they wait for each other."""
+    workload = Workload(model(schedule), ranks, 4)
+    workload = replace(workload, routing=skewed(schedule, workload, seed=1))
+    return simulate(schedule, workload, cluster(ranks, jitter={"A": 0.3, "E": 0.3}), seed=2)
+
+
+def events(traces: list[Trace], folder: Path, labels: list[str] | None = None) -> list[Event]:
+    """What a reader of the file finds."""
+    write_perfetto(traces, folder / "t.json", labels)
+    file = json.loads((folder / "t.json").read_text())
+    assert file["displayTimeUnit"] == "ms"
+    found: list[Event] = file["traceEvents"]
+    return found
+
+
+def threads(found: list[Event]) -> dict[tuple[str, str], list[Event]]:
+    """{(process, thread): its slices by time}"""
+    names = {(e["name"], e["pid"], e["tid"]): e["args"]["name"] for e in found if e["ph"] == "M"}
+    slices: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    for event in sorted((e for e in found if e["ph"] == "X"), key=lambda e: e["ts"]):
+        thread = names["thread_name", event["pid"], event["tid"]]
+        slices[names["process_name", event["pid"], 0], thread].append(event)
+    return slices
+
+
+def no_overlap(slices: list[Event]) -> bool:
+    """To the nanosecond."""
+    ends = [(round(e["ts"] * 1e3), round(e["ts"] * 1e3) + round(e["dur"] * 1e3)) for e in slices]
+    return all(one[1] <= two[0] for one, two in pairwise(ends))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_every_span_and_wait_is_a_slice_at_its_time(schedule: Schedule, tmp_path: Path) -> None:
+    trace = run(schedule)
+    found = threads(events([trace], tmp_path))
+    assert {*found} == {(f"simulated/rank{rank}", stream) for rank in (0, 1) for stream in STREAMS}
+    waits = 0
+    for (process, stream), slices in found.items():
+        rank = int(process[-1])
+        ops = [e for e in slices if not e["name"].startswith("wait ")]
+        assert [e["name"] for e in ops] == trace.order(rank, stream)
+        for event in ops:
+            op = schedule.ops[schedule.position[event["name"]]]
+            assert (event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6) == pytest.approx(
+                trace.span_s(rank, op), abs=1e-9
+            )
+            assert event["args"]["op"] == str(op)
+            assert event["args"]["step"] == op.step
+            assert event["args"].get("reads", []) == list(op.reads)
+        assert no_overlap(slices)
+        for wait, op_slice in pairwise(slices):
+            if wait["name"].startswith("wait "):
+                waits += 1
+                at = schedule.position[op_slice["name"]]
+                assert wait["name"] == f"wait {op_slice['name']}"
+                assert wait["ts"] / 1e6 == pytest.approx(trace.reached_s[rank, at], abs=1e-9)
+                assert (wait["ts"] + wait["dur"]) / 1e6 == pytest.approx(trace.start_s[rank, at], abs=1e-9)
+    assert waits == (np.rint(trace.start_s * 1e9) > np.rint(trace.reached_s * 1e9)).sum() > 0
+
+
+def check_flows(trace: Trace, found: list[Event]) -> None:
+    """A flow a rank and chain: from the dispatch over experts and combine to every residual that adds it."""
+    slices = {(e["pid"], e["name"]): e for e in found if e["ph"] == "X"}
+    flows: dict[int, list[Event]] = defaultdict(list)
+    for event in found:
+        if event["ph"] in "stf":
+            flows[event["id"]].append(event)
+    drawn = []
+    for steps in flows.values():
+        assert [e["ph"] for e in steps] == ["s", *"t" * (len(steps) - 2), "f"]
+        [pid] = {e["pid"] for e in steps}
+        names = []
+        for event in steps:
+            [inside] = [name for (p, name), e in slices.items() if p == pid and e["tid"] == event["tid"]
+                        and not name.startswith("wait ") and e["ts"] <= event["ts"] < e["ts"] + e["dur"]]  # fmt: skip
+            names.append(inside)
+        assert [e["ts"] for e in steps] == sorted(e["ts"] for e in steps)
+        drawn.append((pid, *names))
+    want = set()
+    for op in trace.schedule.ops:
+        if op.kind == "C":
+            chain = [str(op._replace(kind=kind, slots=())) for kind in "DEC"]
+            readers = [r.name for r in trace.schedule.ops if r.kind == "R" and op.name in trace.schedule.inputs(r)]
+            want |= {(pid, *chain, *readers) for pid in range(1, trace.ranks + 1)}
+    assert {*drawn} == want
+    assert len(drawn) == len(want)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_flows_join_each_chain(schedule: Schedule, tmp_path: Path) -> None:
+    trace = run(schedule)
+    check_flows(trace, events([trace], tmp_path))
+
+
+@settings(max_examples=30)
+@given(anything())
+def test_a_residual_ends_a_chain_for_every_step_that_it_reads(schedule: Schedule) -> None:
+    names = [[schedule.ops[i].name for i in chain] for chain in chains(schedule)]
+    reads = [(r.name, f"C{step}.{r.layer}{r.part}") for r in schedule.ops for step in {*r.reads}]
+    assert sorted(reads) == sorted((reader, chain[2]) for chain in names for reader in chain[3:])
+    assert all(chain == [f"{kind}{chain[0][1:]}" for kind in "DEC"] + chain[3:] for chain in names)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_counters_are_what_is_alive(schedule: Schedule, tmp_path: Path) -> None:
+    """At every change, against the buffers whose first op has begun and whose last has not ended."""
+    trace, layer = run(schedule), schedule.top_k * schedule.micro_batches
+    counters = [e for e in events([trace], tmp_path) if e["ph"] == "C"]
+    assert {(e["pid"], e["name"]) for e in counters} == {
+        (p, f"received {w}") for p in (1, 2) for w in ("dispatch", "combine")
+    }
+    start, end = np.rint(trace.start_s * 1e9), np.rint(trace.end_s * 1e9)
+    for event in counters:
+        rank, now = event["pid"] - 1, round(event["ts"] * 1e3)
+        alive = [b for b in schedule.buffers if start[rank, b.born] <= now < end[rank, b.dies]]
+        assert event["args"]["layers"] == sum(b.what == event["name"] for b in alive) / layer
+    assert {e["args"]["layers"] for e in counters if e["pid"] == 1} > {0}
+
+
+def test_traces_side_by_side_are_told_apart(tmp_path: Path) -> None:
+    trace = run(SCHEDULES[0])
+    found = threads(events([trace, replace(trace, origin="measured")], tmp_path))
+    assert {process for process, _ in found} == {f"{o}/rank{r}" for o in ("simulated", "measured") for r in (0, 1)}
+    found = threads(events([trace, trace], tmp_path, ["before", "after"]))
+    assert {process for process, _ in found} == {f"{o}/rank{r}" for o in ("before", "after") for r in (0, 1)}
+    about = json.loads((tmp_path / "t.json").read_text())["otherData"]["after"]
+    assert about == {"schedule": trace.schedule.header, **trace.about}
+    ids = [e["id"] for e in events([trace, trace], tmp_path) if e["ph"] == "s"]
+    assert len({*ids}) == len(ids)
+
+
+def test_labels_that_do_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    trace = run(SCHEDULES[0])
+    with pytest.raises(ValueError, match="2 traces need as many different labels, not a, a"):
+        write_perfetto([trace, trace], tmp_path / "t.json", ["a", "a"])
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_spans_that_overlap_on_one_stream_get_threads_of_their_own(tmp_path: Path) -> None:
+    """A measured run may have two collectives in flight."""
+    trace = run(SCHEDULES[2])
+    end = trace.end_s.copy()
+    first, second = (trace.schedule.position[name] for name in ("D1.0", "C1.0"))
+    end[0, first] = (trace.start_s[0, second] + trace.end_s[0, second]) / 2
+    found = threads(events([replace(trace, end_s=end, origin="measured")], tmp_path))
+    assert next(e["name"] for e in found["measured/rank0", "communication 2"] if "wait" not in e["name"]) == "C1.0"
+    assert ("measured/rank1", "communication 2") not in found
+    assert all(map(no_overlap, found.values()))
+
+
+def test_times_of_less_than_a_nanosecond_do_not_make_slices_overlap(tmp_path: Path) -> None:
+    schedule = SCHEDULES[4]
+    edges = np.cumsum(np.full(len(schedule.ops) + 1, 1 / 3e9)) + 1000.1
+    spans = {"reached_s": edges[None, :-1], "start_s": edges[None, :-1], "end_s": edges[None, 1:]}
+    trace = Trace(schedule, "measured", **spans, staleness=np.array(schedule.staleness()))
+    assert all(map(no_overlap, threads(events([trace], tmp_path)).values()))
+
+
+def test_a_file_that_cannot_be_written_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = run(SCHEDULES[0])
+    with pytest.raises(OSError, match="its directory does not exist"):
+        write_perfetto([trace], tmp_path / "no" / "t.json")
+    (tmp_path / "t.json").write_text("old")
+    monkeypatch.setattr("sim.perfetto.trace_events", lambda *_: iter([{"not json": {1, 2}}]))
+    with pytest.raises(TypeError):
+        write_perfetto([trace], tmp_path / "t.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
+    assert (tmp_path / "t.json").read_text() == "old"
