@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+
+from sim.terminal import run_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 _Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for samples, clusters, results, picture and trace.")]
@@ -26,3 +27,8 @@ def demo(out: _Out = Path("out/demo")) -> None:
     from calibration.demo import demo as run_demo
 
     run_demo(Plan(), out, Console())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command in `arguments` (default: those of the process), and exits."""
+    run_app(app, arguments)

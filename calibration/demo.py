@@ -24,7 +24,7 @@ from sim.schedule import Schedule
 from sim.schedules import SCHEDULES, load_schedule
 from sim.timeline import draw_timeline, save_figure
 from sim.units import readable
-from sim.workload import ModelShape, Workload
+from sim.workload import MODELS, Workload
 
 Tell = Callable[[str], None]
 
@@ -35,12 +35,7 @@ class Plan:
 
     Of its links the slow one makes communication dominate (about twice the compute), the fast one compute."""
 
-    workload: Workload = Workload(
-        ModelShape("demo", layers=4, hidden=256, heads=4, experts=8, classes=10, latent=16),
-        ranks=2,
-        images=4,
-        wire_bytes=4,
-    )
+    workload: Workload = Workload(MODELS["tiny"], ranks=2, images=4, wire_bytes=4)
     schedules: Sequence[str] = tuple(SCHEDULES)
     steps: int = 12
     rates: Sequence[float] = (20e6, 80e6)  # bytes a second, each link

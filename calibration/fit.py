@@ -125,7 +125,7 @@ def _slow_transfer(samples: Sequence[Sample], link: Line, rate: float) -> float:
 
 
 def _inverse(s_per_flop: float) -> float:
-    return 1 / s_per_flop if s_per_flop > 1 / NO_SLOPE else NO_SLOPE
+    return 1 / float(s_per_flop) if s_per_flop > 1 / NO_SLOPE else NO_SLOPE
 
 
 def _errors(lines: Mapping[str, Line], link: Line) -> dict[str, float]:

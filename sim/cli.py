@@ -94,7 +94,7 @@ def simulate(
     schedules: Sources,
     cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
     steps: Steps = None,
-    model: Annotated[str, typer.Option(help="A DiT-MoE: S, S-16E, B, L, XL or G.")] = "XL",
+    model: Annotated[str, typer.Option(help="The network, such as S or XL; any other word lists them all.")] = "XL",
     images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire_bytes: Annotated[int, typer.Option(help="Bytes of an element on the wire.")] = 2,

@@ -42,7 +42,9 @@ _MOST_VECTORS = 10_000  # boxes; more are rasterized, so that a .pdf or .svg sta
 _ROW_IN = 0.2  # height of a stream
 _GAP, _BETWEEN = 0.55, 0.45  # between the streams of a rank, where arrows run, and between ranks; in rows
 _LEFT_IN, _RIGHT_IN, _TITLE_IN, _AXIS_IN, _LEGEND_IN = 1.05, 0.1, 0.3, 0.38, 0.14
+_SPARE = 1.01  # width of the time axis over what it shows
 _NAME_PT, _TEXT_PT = 5.5, 7.0
+_ARROW_PT, _ARROW_NAME_PT = 8, 24  # how far apart arrows, and arrows with names, have to stand
 _CHARACTER = 0.61  # width of a character of DejaVu Sans Mono, in font sizes
 
 
@@ -61,19 +63,20 @@ def draw_timeline(
     names = trace_labels(traces, labels)
     panels = [_Panel.of(trace, name, step, ranks) for trace, name in zip(traces, names, strict=True)]
     span_s = max(panel.end_s - panel.begin_s for panel in panels)
-    legend = _legend(panels)
+    inner_in = width_in - _LEFT_IN - _RIGHT_IN
+    points_per_ms = inner_in * 72 / (_SPARE * span_s * 1e3)
+    legend = _legend(panels, points_per_ms)
     columns = max(1, int(width_in / 1.35))
     foot_in = _AXIS_IN + _LEGEND_IN * -(-len(legend) // columns)
     height_in = foot_in + sum(_TITLE_IN + panel.rows * _ROW_IN for panel in panels)
     figure = Figure(figsize=(width_in, height_in))
-    inner_in = width_in - _LEFT_IN - _RIGHT_IN
     top_in = height_in
     for panel in panels:
         top_in -= _TITLE_IN + panel.rows * _ROW_IN
         box = (_LEFT_IN / width_in, top_in / height_in, inner_in / width_in, panel.rows * _ROW_IN / height_in)
         axes = figure.add_axes(box)
-        axes.set_xlim(0, 1.01 * span_s * 1e3)
-        _draw(panel, axes, points_per_ms=inner_in * 72 / (1.01 * span_s * 1e3))
+        axes.set_xlim(0, _SPARE * span_s * 1e3)
+        _draw(panel, axes, points_per_ms)
         axes.tick_params(labelbottom=panel is panels[-1])
     axes.set_xlabel("time / ms", fontsize=_TEXT_PT)
     figure.legend(handles=legend, loc="lower center", ncols=columns, fontsize=_TEXT_PT - 0.5, frameon=False,
@@ -111,6 +114,7 @@ class _Panel:
 
     @staticmethod
     def of(trace: Trace, name: str, step: int | None, ranks: Sequence[int] | None) -> _Panel:
+        """The whole of `trace` or one step of it; raises ValueError for a step or a rank that it lacks."""
         shown = tuple(range(trace.ranks)) if ranks is None else tuple(ranks)
         if lacking := [rank for rank in shown if not 0 <= rank < trace.ranks]:
             raise ValueError(f"{name} has ranks 0 to {trace.ranks - 1}, not {lacking[0]}")
@@ -142,15 +146,16 @@ class _Panel:
         top = tops[n, self.trace.on_communication[op].astype(int)]
         return _Spans(op, begin[n, op], end[n, op], top)
 
-    def stale_reads(self, rank: int) -> list[tuple[float, dict[str, float]]]:
-        """(begin, {older combine that it adds: the end of that}), in seconds, of every residual that begins here."""
+    def stale_reads(self, rank: int, points_per_ms: float, apart_pt: float) -> list[tuple[float, dict[str, float]]]:
+        """(begin, {older combine that it adds: the end of that}), in seconds, of every residual that begins here.
+
+        None where they would stand less than `apart_pt` apart on average."""
         found = []
         for op in self.trace.schedule.ops:
             older = [op._replace(kind="C", step=step) for step in sorted({*op.reads} - {op.step})]
-            added = self.trace.span_s(rank, op)[0] if older else -1.0
-            if self.begin_s <= added < self.end_s:
+            if older and self.begin_s <= (added := self.trace.span_s(rank, op)[0]) < self.end_s:
                 found.append((added, {combine.name: self.trace.span_s(rank, combine)[1] for combine in older}))
-        return found
+        return found if float(self.ms(self.end_s)) * points_per_ms > apart_pt * len(found) else []
 
     def stale(self) -> npt.NDArray[np.bool_]:
         """[op]: whether it carries an older step's tokens than the step that is drawn."""
@@ -222,25 +227,19 @@ def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
     """From each stale combine to the residual that adds it; from its name alone, if it ended before the panel begins.
 
     Names, and at last arrows, are left out where they stand too close to be told apart."""
-    look: dict[str, Any] = {
-        "arrowstyle": "-|>",
-        "mutation_scale": 5,
-        "linewidth": 0.6,
-        "color": "black",
-        "shrinkA": 0,
-        "shrinkB": 0,
-    }
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 5, "linewidth": 0.6, "color": "black",
+                            "shrinkA": 0, "shrinkB": 0}  # fmt: skip
     for n, rank in enumerate(panel.ranks):
-        reads = panel.stale_reads(rank)
-        pitch = float(panel.ms(panel.end_s)) * points_per_ms / max(1, len(reads))
+        reads = panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_PT)
+        named = len(panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_NAME_PT)) > 0
         low, high = panel.top(n, "communication"), panel.top(n, "compute") + 1
-        for added, combines in reads if pitch > 8 else []:
+        for added, combines in reads:
             tip = (float(panel.ms(added)), high)
             for end in combines.values():
                 if end > panel.begin_s:
                     axes.annotate("", tip, (float(panel.ms(end)), low), arrowprops=look, zorder=2)
             if before := " ".join(name for name, end in combines.items() if end <= panel.begin_s):
-                axes.annotate(before if pitch > 24 else " ", tip, (-6, -6), textcoords="offset points", arrowprops=look,
+                axes.annotate(before if named else " ", tip, (-6, -6), textcoords="offset points", arrowprops=look,
                               fontsize=_NAME_PT - 0.5, family="DejaVu Sans Mono", ha="right", va="center",
                               path_effects=[withStroke(linewidth=1.5, foreground="white")])  # fmt: skip
 
@@ -268,7 +267,7 @@ def _dress(panel: _Panel, axes: Axes) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _legend(panels: Sequence[_Panel]) -> list[Artist]:
+def _legend(panels: Sequence[_Panel], points_per_ms: float) -> list[Artist]:
     """What the colours, hatches and lines that occur in `panels` mean."""
     ops = [op for panel in panels for op in panel.trace.schedule.ops]
     used = {op.kind for op in ops}
@@ -278,8 +277,7 @@ def _legend(panels: Sequence[_Panel]) -> list[Artist]:
         handles.append(older)
     if any((panel.trace.start_s > panel.trace.reached_s).any() for panel in panels):
         handles.append(Line2D([], [], color=_WAIT, linewidth=0.8, label="waits for other ranks"))
-    if any(panel.stale_reads(panel.ranks[0]) for panel in panels):
-        handles.append(
-            Line2D([], [], color="black", linewidth=0.6, marker=">", markersize=3, label="stale outputs added")
-        )
+    if any(panel.stale_reads(rank, points_per_ms, _ARROW_PT) for panel in panels for rank in panel.ranks):
+        arrow = Line2D([], [], color="black", linewidth=0.6, marker=">", markersize=3, label="stale outputs added")
+        handles.append(arrow)
     return handles

@@ -176,6 +176,17 @@ def test_spans_that_overlap_on_one_stream_get_threads_of_their_own(tmp_path: Pat
     assert all(map(no_overlap, found.values()))
 
 
+def test_a_wait_begins_when_the_stream_is_free_and_only_collectives_wait(tmp_path: Path) -> None:
+    """A measured run may be ready for an op while its stream still works on the one before."""
+    trace = run(SCHEDULES[3])
+    found = threads(events([replace(trace, reached_s=trace.reached_s - 1e-3)], tmp_path))
+    assert all(map(no_overlap, found.values()))
+    for (_, stream), slices in found.items():
+        waits = [e for e in slices if e["name"].startswith("wait ")]
+        assert bool(waits) == (stream == "communication")
+        assert all(e["dur"] > 0 for e in waits)
+
+
 def test_times_of_less_than_a_nanosecond_do_not_make_slices_overlap(tmp_path: Path) -> None:
     schedule = SCHEDULES[4]
     edges = np.cumsum(np.full(len(schedule.ops) + 1, 1 / 3e9)) + 1000.1

@@ -119,6 +119,15 @@ def test_panels_share_one_axis_and_begin_at_their_own_zero() -> None:
     assert tops == sorted(tops, reverse=True)
 
 
+def test_a_trace_that_begins_late_is_drawn_from_its_begin_on() -> None:
+    trace = run(NAMED[0])
+    late = replace(trace, reached_s=trace.reached_s + 1, start_s=trace.start_s + 1, end_s=trace.end_s + 1)
+    for step in (None, 0, 2):
+        one, two = (boxes(draw_timeline([t], step=step).axes[0]) for t in (trace, late))
+        assert [box[0] for box in one] == [box[0] for box in two]
+        assert np.array([box[2:4] for box in one]) == pytest.approx(np.array([box[2:4] for box in two]), abs=1e-9)
+
+
 def test_the_title_says_what_and_how_long() -> None:
     trace = run(NAMED[0])
     makespan = readable("_s", trace.makespan_s)
@@ -192,6 +201,7 @@ def test_the_legend_explains_what_is_there_and_nothing_else() -> None:
     assert {"D dispatch", "E routed experts", "waits for other ranks"} <= sync
     assert stale - sync == {"older step's tokens", "stale outputs added"}
     assert not any(word.startswith("N ") for word in stale)
+    assert "stale outputs added" not in words(draw_timeline([run(load_schedule("interweaved", 20, 8))]))
 
 
 @pytest.mark.parametrize(("settings", "message"), [

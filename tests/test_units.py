@@ -52,6 +52,7 @@ def test_what_is_no_quantity_is_refused(name: str, value: object, why: str) -> N
     ("name", "value", "text"),
     [
         ("link.bytes_per_s", 25e6, "25 MB/s"),
+        ("link.bytes_per_s", 2e5, "200 kB/s"),
         ("latency_s", 1e-3, "1 ms"),
         ("latency_s", -2.5e-6, "-2.5 us"),
         ("latency_s", 0.0, "0 s"),

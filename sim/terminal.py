@@ -1,0 +1,25 @@
+"""What all command lines share: a mistake that the user can mend ends in one message on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> None:
+    """Runs the command in `arguments` (default: those of the process), and exits.
+
+    ValueError and OSError are mistakes that can be mended; anything else is a fault of ours and keeps its traceback."""
+    try:
+        app(arguments)
+    except OSError as error:
+        _exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ValueError as error:
+        _exit(str(error))
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
