@@ -19,7 +19,6 @@ from calibration.demo import Plan, demo
 from calibration.measure import time_alone
 from calibration.samples import machine
 from realrun.ranks import Ranks
-from sim import load_schedule
 
 ROOT = Path(__file__).parent.parent
 PLAN = Plan(steps=20, rates=(15e6, 25e6, 40e6, 80e6), repeats=5)

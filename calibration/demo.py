@@ -65,9 +65,7 @@ def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
     return cells
 
 
-def calibrate(
-    plan: Plan, ranks: Ranks, folder: Path, meta: Mapping[str, str], tell: Tell
-) -> dict[float, Cluster]:
+def calibrate(plan: Plan, ranks: Ranks, folder: Path, meta: Mapping[str, str], tell: Tell) -> dict[float, Cluster]:
     """Measures; writes the bundle and a Cluster for each link rate."""
     taken = list(measure(ranks, plan.workload, plan.settings, plan.rates, images=plan.images, progress=tell))
     samples.save(folder / "samples", taken, meta)
@@ -84,14 +82,12 @@ def predict_and_run(
     tell("routing recorded, predictions made")
     routing = record_routing(ranks, plan.workload, plan.settings, schedules[0])
     predictions = predict(schedules, replace(plan.workload, routing=routing), clusters)
-    return run_cells(
-        ranks, schedules, plan.workload, plan.settings, predictions, repeats=plan.repeats, progress=tell
-    )
+    return run_cells(ranks, schedules, plan.workload, plan.settings, predictions, repeats=plan.repeats, progress=tell)
 
 
 def show(summary: Sequence[Result], console: Console) -> None:
     """The one table."""
-    table = Table(title="Predicted from microbenchmarks, then really run")
+    table = Table(title="Predicted from microbenchmarks, then really run", caption=results.CAPTION)
     for i, heading in enumerate(results.HEADINGS):
         table.add_column(heading, justify="left" if i < 2 else "right")
     for before, result in zip([None, *summary], summary, strict=False):
@@ -111,7 +107,9 @@ def write_pictures(cells: Sequence[Cell], plan: Plan, folder: Path) -> Iterator[
     yield f"picture: {picture} (step {plan.steps // 2} of {cell.schedule.name}, simulated above measured)"
     pairs = [(f"{c.schedule.name}, {readable('_bytes_per_s', c.link_bytes_per_s)}", c) for c in cells]
     traces = [t for _, c in pairs for t in (c.median_prediction, c.median_run)]
-    write_perfetto(traces, trace, [f"{name}, {t.origin}" for (name, c) in pairs for t in (c.predicted[0], c.measured[0])])
+    write_perfetto(
+        traces, trace, [f"{name}, {t.origin}" for (name, c) in pairs for t in (c.predicted[0], c.measured[0])]
+    )
     yield f"trace:   {trace} (open it at https://ui.perfetto.dev)"
 
 

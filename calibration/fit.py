@@ -1,13 +1,13 @@
 """Samples in, Cluster out, with the uncertainty of every number.
 
 Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s, and so is a transfer, latency_s +
-bytes / bytes_per_s; both by least squares on relative residuals with a robust loss (soft L1, scipy), so that an
+bytes / bytes_per_s less the burst of a link that has rested; both by least squares on relative residuals with a robust loss (soft L1, scipy), so that an
 outlier pulls but does not decide.  Standard errors are bootstrapped: those of a robust fit's Jacobian are wrong.  A
 factor of interference is the median of loaded over fitted alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,9 @@ class Line:
         return seconds
 
 
-def fit(samples: Sequence[Sample], ranks: int, link_bytes_per_s: float, meta: Mapping[str, str], seed: int = 0) -> Cluster:
+def fit(
+    samples: Sequence[Sample], ranks: int, link_bytes_per_s: float, meta: Mapping[str, str], seed: int = 0
+) -> Cluster:
     """The Cluster that the samples describe, with links of the given rate; `errors` holds standard errors.
 
     Raises ValueError that says which measurement is missing."""
@@ -48,12 +50,12 @@ def fit(samples: Sequence[Sample], ranks: int, link_bytes_per_s: float, meta: Ma
     slow_transfer = _slow_transfer(samples, link, link_bytes_per_s)
     gap = np.median([s.seconds for s in samples if s.what == "gap"])
     rates = {kind: Rate(float(line.coefficients[0]), _inverse(line.coefficients[1])) for kind, line in lines.items()}
-    latency_s, counts_s, s_per_byte = link.coefficients.tolist()
+    latency_s, counts_s, s_per_byte, burst_s = link.coefficients.tolist()
     return Cluster(
         name=f"{meta['processor']}, {ranks} ranks, {readable('_bytes_per_s', link_bytes_per_s)} a pair",
         ranks=ranks,
         compute=rates,
-        link=Link(latency_s, 1 / s_per_byte, "pair", counts_s),
+        link=Link(latency_s, 1 / s_per_byte, "pair", counts_s, burst_s / s_per_byte, buffered=True),
         host=Host(float(gap), synchronous=True),
         interference=Interference(slow, slow_transfer),
         jitter={**{k: line.scatter for k, line in lines.items()}, **dict.fromkeys(COLLECTIVES, link.scatter)},
@@ -75,7 +77,7 @@ def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resample
 
 def _robust(features: Array, seconds: Array) -> Array:
     """Coefficients >= 0 that minimise a soft-L1 loss of relative residuals; quadratic below 5 %."""
-    scale = np.median(seconds) / np.maximum(features.max(axis=0), 1e-300)
+    scale = np.median(seconds) / np.maximum(np.abs(features).max(axis=0), 1e-300)
     scaled = features * scale / seconds[:, None]
     start = np.full(features.shape[1], 1.0 / features.shape[1])
     found = least_squares(
@@ -103,9 +105,9 @@ def _link_line(samples: Sequence[Sample], rate: float, rng: np.random.Generator)
 
 
 def _transfers(samples: Sequence[Sample], rate: float, loaded: bool) -> tuple[Array, Array]:
-    """Features [sample, (1, is a dispatch, bytes)] and seconds [sample]."""
+    """Features [sample, (1, is a dispatch, bytes, -1 after a rest)] and seconds [sample]."""
     mine = [s for s in samples if s.what == "transfer" and s.loaded == loaded and s.link_bytes_per_s == rate]
-    features = np.array([[1.0, s.subject == "dispatch", s.size] for s in mine]).reshape(-1, 3)
+    features = np.array([[1.0, s.subject == "dispatch", s.size, s.queued - 1.0] for s in mine]).reshape(-1, 4)
     return features, np.array([s.seconds for s in mine])
 
 
@@ -135,5 +137,6 @@ def _errors(lines: Mapping[str, Line], link: Line) -> dict[str, float]:
         errors[f"compute.{kind}.fixed_s"] = float(line.errors[0])
         errors[f"compute.{kind}.flops_per_s"] = float(line.errors[1]) * _inverse(line.coefficients[1]) ** 2
     errors["link.latency_s"], errors["link.counts_s"] = link.errors[:2].tolist()
+    errors["link.burst_bytes"] = float(link.errors[3] / link.coefficients[2])
     errors["link.bytes_per_s"] = float(link.errors[2] / link.coefficients[2] ** 2)
     return errors

@@ -7,6 +7,7 @@ is later compared with is run here."""
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +34,7 @@ Progress = Callable[[str], None]
 
 Progress = Callable[[str], None]
 Spans = list[tuple[float, float]]  # began (this rank was ready), ended; seconds of time.monotonic()
+REST_S = 0.01  # long enough for a link to have saved up all that it can
 SHARES = (0.25, 0.5, 1.0, 1.5)  # sizes of transfers, over the workload's own
 
 
@@ -70,11 +72,13 @@ def measure(
         at_rate = replace(settings, link_bytes_per_s=rate)
         progress(f"transfers alone, {readable('_bytes_per_s', rate)}")
         plan = _plan(workload, repeats, settings.seed)
-        spans = np.array(ranks.call(_transfer_on_rank, workload, at_rate, plan))
+        spans = np.array(ranks.call(_transfer_on_rank, workload, at_rate, plan, True))
         yield from _transfer_samples(workload, rate, plan, spans)
+        queue = Transfers((("combine", _rows_a_peer(workload)),) * (1 + 2 * repeats))
+        queued = np.array(ranks.call(_transfer_on_rank, workload, at_rate, queue, False))
+        yield from _transfer_samples(workload, rate, queue, queued, queued=True)
         progress(f"compute and transfers together, {readable('_bytes_per_s', rate)}")
-        full = [_seconds(spans[0, [i]]) for i, (_, rows) in enumerate(plan.plan) if rows == _rows_a_peer(workload)]
-        count = math.ceil(1.2 * busy_s / float(np.median(full)))
+        count = math.ceil(1.2 * busy_s / (_seconds(queued[0]) / len(queue.plan)))
         yield from _together(ranks, workload, at_rate, steps, count)
 
 
@@ -93,7 +97,7 @@ def _together(ranks: Ranks, workload: Workload, settings: Settings, steps: int, 
     for rank, (report, loaded) in enumerate(reports):
         yield from _op_samples(rank, workload, steps, report, window=(loaded[0][0], loaded[-1][1]), rate=rate)
     window = max(r.spans_s[0][0] for r, _ in reports), min(r.spans_s[-1][1] for r, _ in reports)
-    yield from _transfer_samples(workload, rate, load, spans, window)
+    yield from _transfer_samples(workload, rate, load, spans, queued=True, window=window)
 
 
 def _echo(
@@ -110,7 +114,12 @@ def time_alone(ranks: Ranks, schedule: Schedule, workload: Workload, settings: S
     No order can be faster than the longer of the two.  `workload` holds the routing whose rows are sent."""
     computed = ranks.call(_compute_on_rank, schedule, workload, settings, None)
     sent = np.array(ranks.call(_replay_on_rank, schedule, workload, settings))  # [rank, 2]
-    busy_s = [sum(end - start for op, (start, end) in zip(schedule.ops, report.spans_s, strict=True) if op.stream == "compute") for report, _ in computed]
+    busy_s = [
+        sum(
+            end - start for op, (start, end) in zip(schedule.ops, report.spans_s, strict=True) if op.stream == "compute"
+        )
+        for report, _ in computed
+    ]
     return max(busy_s), float(sent[:, 1].max() - sent[:, 0].max())
 
 
@@ -156,16 +165,19 @@ def _transfer_samples(
     rate: float | None,
     load: Transfers,
     spans_s: npt.NDArray[np.float64],
+    queued: bool = False,
     window: tuple[float, float] | None = None,
 ) -> Iterator[Sample]:
-    """A transfer takes from when the last rank is ready until this rank's rows are there.  spans_s [rank, transfer, 2]."""
+    """A transfer takes from when the last rank is ready until this rank's rows are there.  spans_s [rank, transfer, 2].
+
+    queued: they were issued together, so that all but the first found the link busy.  With a window, those in it."""
     row_bytes = workload.model.hidden * workload.wire_bytes
     ready_s = spans_s[:, :, 0].max(axis=0)
     for rank, ended_s in enumerate(spans_s[:, :, 1]):
-        for (form, rows), start_s, end_s in zip(load.plan, ready_s, ended_s, strict=True):
+        for (form, rows), start_s, end_s in [*zip(load.plan, ready_s, ended_s, strict=True)][queued:]:
             if window is None or (window[0] <= start_s and end_s <= window[1]):
-                size = float(rows * row_bytes)
-                yield Sample("transfer", form, size, float(end_s - start_s), rank, window is not None, rate)
+                size, seconds = float(rows * row_bytes), float(end_s - start_s)
+                yield Sample("transfer", form, size, seconds, rank, window is not None, rate, queued)
 
 
 def _rows_a_peer(workload: Workload) -> int:
@@ -203,14 +215,18 @@ def _compute_on_rank(
         return report, _spans(pendings)
 
 
-def _transfer_on_rank(context: RankContext, workload: Workload, settings: Settings, plan: Transfers) -> Spans:
-    """Spans of transfers on an idle machine, each begun when the one before has ended everywhere."""
+def _transfer_on_rank(
+    context: RankContext, workload: Workload, settings: Settings, plan: Transfers, rest: bool
+) -> Spans:
+    """Spans of transfers on an idle machine: issued together, or each alone, when the link has rested."""
     pace(settings.link_bytes_per_s)
+    groups = [Transfers((transfer,)) for transfer in plan.plan] if rest else [plan]
     spans: Spans = []
     with GlooTransport(context) as transport:
-        for transfer in plan.plan:
+        for group in groups:
             transport.barrier()
-            spans += _spans(_issue(transport, workload, settings, Transfers((transfer,))))
+            time.sleep(REST_S)
+            spans += _spans(_issue(transport, workload, settings, group))
     return spans
 
 
@@ -231,7 +247,11 @@ def _replay_on_rank(
             header = torch.tensor([[0, 0, 0, n] for n in to[context.rank]])
             data = torch.zeros(int(to[context.rank].sum()), hidden, dtype=dtype)
             due = back[context.rank].tolist()
-            sent = transport.dispatch(op.name, data, header) if op.kind == "D" else transport.combine(op.name, data, header, due)
+            sent = (
+                transport.dispatch(op.name, data, header)
+                if op.kind == "D"
+                else transport.combine(op.name, data, header, due)
+            )
             pendings.append(sent)
         spans = _spans(pendings)
     return spans[0][0], spans[-1][1]

@@ -17,16 +17,9 @@ from calibration.compare import compare
 from sim.output import whole_file
 from sim.units import readable
 
-HEADINGS = (
-    "link (each way)",
-    "schedule",
-    "staleness predicted",
-    "measured",
-    "seconds predicted",
-    "measured (min to max)",
-    "error",
-    "speed-up predicted",
-    "measured",
+HEADINGS = ("link", "schedule", "staleness", "seconds", "spread", "error", "speed-up")
+CAPTION = (
+    "predicted | measured: staleness step by step, median seconds, speed-up over sync; spread of the runs' seconds"
 )
 
 
@@ -56,13 +49,11 @@ class Result:
         return (
             readable("_bytes_per_s", self.link_bytes_per_s),
             self.schedule,
-            self.staleness_predicted,
-            self.staleness_measured + ("" if self.staleness_equal else " DIFFERS"),
-            f"{self.predicted_s:.2f}",
-            f"{self.measured_s:.2f} ({self.measured_min_s:.2f} to {self.measured_max_s:.2f})",
+            f"{self.staleness_predicted} | {self.staleness_measured}{'' if self.staleness_equal else ' DIFFERS'}",
+            f"{self.predicted_s:.2f} | {self.measured_s:.2f}",
+            f"{self.measured_min_s:.2f}-{self.measured_max_s:.2f}",
             f"{self.error:+.1%}",
-            f"{self.speed_up_predicted:.2f}",
-            f"{self.speed_up_measured:.2f}",
+            f"{self.speed_up_predicted:.2f} | {self.speed_up_measured:.2f}",
         )
 
 
@@ -112,7 +103,7 @@ def verdict(results: Sequence[Result]) -> str:
 def markdown(results: Sequence[Result]) -> str:
     """The table for a README."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *(result.row() for result in results)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(text.replace(" | ", " / ") for text in line) + " |" for line in lines) + "\n"
 
 
 def save(path: Path, results: Sequence[Result], meta: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ class Sample:
 
     what "op": subject is the kind, size its FLOPs.  what "transfer": subject is "dispatch" or "combine", size the
     bytes over the fullest link.  what "gap": between two compute ops that follow each other, size 0.
-    loaded: the other stream of the rank was busy throughout."""
+    loaded: the other stream of the rank was busy throughout.  queued: the link was busy until this transfer began."""
 
     what: str
     subject: str
@@ -32,6 +32,7 @@ class Sample:
     rank: int
     loaded: bool = False
     link_bytes_per_s: float | None = None
+    queued: bool = False
 
 
 def machine() -> dict[str, str]:

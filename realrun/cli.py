@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from realrun.run import Run, Settings
     from sim.schedule import Schedule
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def realrun(
     source: Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")],
     steps: Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")] = None,
-    warm_up: Annotated[int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")] = None,
+    warm_up: Annotated[
+        int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")
+    ] = None,
     model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}; random weights.")] = "tiny",
     ranks: Annotated[int | None, typer.Option(help="Ranks to start here (2); torchrun says its own.")] = None,
     images: Annotated[int, typer.Option(help="Images a rank.")] = 4,
@@ -46,7 +50,9 @@ def realrun(
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
     routing: Annotated[Path | None, typer.Option(help="Write the token counts here (.npz), for a simulation.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Also compare with one process without communication.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Also compare with one process without communication.")
+    ] = False,
 ) -> None:
     from realrun.run import DTYPES, Settings, check_fit
 
@@ -95,9 +101,15 @@ def _run(schedule: Schedule, workload: Workload, settings: Settings, timeout_s: 
 def _tell(made: Run, settings: Settings) -> None:
     trace = made.trace
     ages = trace.staleness
-    link = "" if settings.link_bytes_per_s is None else f" over links of {readable('_bytes_per_s', settings.link_bytes_per_s)}"
+    link = (
+        ""
+        if settings.link_bytes_per_s is None
+        else f" over links of {readable('_bytes_per_s', settings.link_bytes_per_s)}"
+    )
     print(f"{trace.schedule.header}: {trace.ranks} ranks{link}, {trace.makespan_s:.3f} s")
-    print(f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}, step by step {ages.max(axis=(1, 2)).tolist()}")
+    print(
+        f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}, step by step {ages.max(axis=(1, 2)).tolist()}"
+    )
     for kind, seconds, share in trace.table():
         print(f"  {kind:22} {seconds:8.3f} s  {share:6.1%}")
 

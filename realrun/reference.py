@@ -16,7 +16,6 @@ from torch import Tensor
 from realrun.model import DiTMoE, MixtureOfExperts
 from sim.schedule import Op, Schedule
 
-
 Chain = tuple[int, int | None, str]  # step, layer, micro-batch
 
 
@@ -36,7 +35,9 @@ def reference(
     Rectified flow, Euler: z <- z - v / steps with v = u + guidance (c - u), as DICE's released sampler does."""
     schedule.check()
     adds = {(op.step, op.layer, op.part): op for op in schedule.ops if op.kind == "R"}
-    left: Counter[Chain] = Counter((step, op.layer, op.part) for op in adds.values() for step in _steps_used(schedule, op))
+    left: Counter[Chain] = Counter(
+        (step, op.layer, op.part) for op in adds.values() for step in _steps_used(schedule, op)
+    )
     past: dict[Chain, Routed] = {}
     y_2B = torch.cat([y_B, torch.full_like(y_B, model.shape.classes)])
     velocities = []
@@ -45,7 +46,9 @@ def reference(
             t = (schedule.steps - step) / schedule.steps
             x_BTD, c_BD = model.embed(z_BCHW.repeat(2, 1, 1, 1), t, y_2B)
             halves = []
-            for part, x, c in zip(schedule.parts, *(a.chunk(schedule.micro_batches) for a in (x_BTD, c_BD)), strict=True):
+            for part, x, c in zip(
+                schedule.parts, *(a.chunk(schedule.micro_batches) for a in (x_BTD, c_BD)), strict=True
+            ):
                 for layer, block in enumerate(map(model.block, range(schedule.layers))):
                     x, h, gate = block.attend(x, c)
                     past[step, layer, part] = Routed(h.flatten(0, 1), *block.moe.route(h.flatten(0, 1)))

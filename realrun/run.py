@@ -55,7 +55,7 @@ def run(
     schedule: Schedule,
     workload: Workload,
     ranks: Ranks,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: Settings = Settings(),  # frozen
     state: Mapping[str, Tensor] | None = None,
 ) -> Run:
     """Runs `schedule` on `ranks`; random weights unless a checkpoint's `state` is given.
@@ -70,7 +70,7 @@ def run_as_rank(
     context: RankContext,
     schedule: Schedule,
     workload: Workload,
-    settings: Settings = Settings(),  # noqa: B008  # frozen
+    settings: Settings = Settings(),  # frozen
     state: Mapping[str, Tensor] | None = None,
 ) -> Run | None:
     """The same on ranks that torchrun started, each of which calls this; the Run is rank 0's, the others get None."""

@@ -17,16 +17,19 @@ from sim.workload import ModelShape, Workload
 Array = npt.NDArray[np.float64]
 
 
-def all_to_all_s(sent_bytes: Array, link: Link) -> float:
-    """Seconds of one all-to-all of `sent_bytes` [src, dst] (the diagonal stays at home and is free).
+def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
+    """Seconds [rank] until one all-to-all of `sent_bytes` [src, dst] ends (the diagonal stays at home and is free).
 
-    The fullest resource decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores fairness
-    between pairs.  Raises ValueError if `sent_bytes` is not square or has a negative entry."""
+    The fullest resource of a rank decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores
+    fairness between pairs, and the burst of an idle link, which is the engine's business.  Raises ValueError if
+    `sent_bytes` is not square or has a negative entry."""
     if sent_bytes.ndim != 2 or len(set(sent_bytes.shape)) != 1 or (sent_bytes < 0).any():
         raise ValueError(f"bytes [src, dst] should be square and not negative, not\n{sent_bytes}")
     away = sent_bytes - np.diag(np.diag(sent_bytes))
-    fullest = away.max() if link.scope == "pair" else max(away.sum(axis=0).max(), away.sum(axis=1).max())
-    return link.latency_s + float(fullest) / link.bytes_per_s
+    through = np.max if link.scope == "pair" else np.sum
+    received, sent = through(away, axis=0), through(away, axis=1)
+    fullest: Array = received if link.buffered else np.maximum(received, sent)
+    return link.latency_s + fullest / link.bytes_per_s
 
 
 def forward_macs(model: ModelShape) -> float:
@@ -40,7 +43,7 @@ def forward_macs(model: ModelShape) -> float:
 
 
 def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Array:
-    """Seconds [op, rank] of every op, alone on the machine.  A collective costs every rank the same.
+    """Seconds [op, rank] of every op, alone on the machine; of a collective from when all ranks have reached it.
 
     `workload` must have been fitted to the schedule (`Workload.fits`)."""
     seconds = np.empty((len(schedule.ops), workload.ranks))

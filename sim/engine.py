@@ -11,7 +11,9 @@ is ten times slower."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -69,11 +71,14 @@ class _Machine:
         # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.
         self.waits = [[j for j in needs if talks[j] != t] for needs, t in zip(schedule.needs, talks, strict=True)]
         self.reached, self.start, self.end, self.issued = ([[-1.0] * len(talks) for _ in ticks] for _ in range(4))
-        self.over = {i: Event(self.env) for i in self.collectives}  # triggered by the end of a collective
+        self.over = {i: self._ends(i) for i in self.collectives}  # [rank] triggered by the end of a collective there
         self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.arrived = [0] * len(talks)
         self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
+        self.burst = round(cluster.link.burst_bytes / cluster.link.bytes_per_s * TICKS_PER_S)
+        self.latency = round(cluster.link.latency_s * TICKS_PER_S)
+        self.landed = -math.inf  # when the last collective ended
         launch = round(cluster.host.launch_s * TICKS_PER_S)
         blocks = [op.blocks or (cluster.host.synchronous and not t) for op, t in zip(schedule.ops, talks, strict=True)]
         for rank in range(self.ranks):
@@ -98,7 +103,7 @@ class _Machine:
             if i in self.issue[rank]:
                 self.issue[rank].pop(i).succeed()
             if waits and self.end[rank][i] < 0:
-                yield self.over.get(i) or self.ended[rank].setdefault(i, Event(self.env))
+                yield self.over[i][rank] if i in self.over else self.ended[rank].setdefault(i, Event(self.env))
 
     def _compute(self, rank: int) -> Process:
         start, end, issued, ended = self.start[rank], self.end[rank], self.issued[rank], self.ended[rank]
@@ -107,7 +112,7 @@ class _Machine:
             for j in waits[i]:
                 if end[j] < 0:
                     fluid.pause(rank)
-                    yield self.over[j]
+                    yield self.over[j][rank]
             if not 0 <= issued[i] <= env.now:
                 fluid.pause(rank)
                 yield self._issue(rank, i)
@@ -130,21 +135,31 @@ class _Machine:
             self.arrived[i] += 1
             if self.arrived[i] == self.ranks:
                 self._begin(i)
-            yield self.over[i]
+            yield self.over[i][rank]
+
+    def _ends(self, i: int) -> list[Event]:
+        """[rank]: what the end of collective `i` will trigger; ranks where it takes equally long share one event."""
+        events = {ticks[i]: Event(self.env) for ticks in self.ticks}
+        return [events[ticks[i]] for ticks in self.ticks]
 
     def _begin(self, i: int) -> None:
         """The last rank has reached collective `i`: it is under way."""
-        for start in self.start:
+        saved = min(self.burst, self.env.now - self.landed)  # sent at once, by a link that was idle
+        together: dict[float, list[int]] = {}
+        for rank, start in enumerate(self.start):
             start[i] = self.env.now
-        timer = self.fluid.transfer(self.ticks[0][i])
-        assert timer.callbacks is not None
-        timer.callbacks.append(lambda _: self._finish(i))
+            together.setdefault(self.ticks[rank][i], []).append(rank)
+        for ticks, ranks in together.items():
+            timer = self.fluid.transfer(max(ticks - saved, min(ticks, self.latency)), ranks)
+            assert timer.callbacks is not None
+            timer.callbacks.append(partial(self._finish, i, ranks))
 
-    def _finish(self, i: int) -> None:
-        self.fluid.arrive()
-        for end in self.end:
-            end[i] = self.env.now
-        self.over[i].succeed()
+    def _finish(self, i: int, ranks: list[int], _: Event) -> None:
+        self.landed = self.env.now
+        self.fluid.arrive(ranks)
+        for rank in ranks:
+            self.end[rank][i] = self.env.now
+        self.over[i][ranks[0]].succeed()
 
     def _issue(self, rank: int, i: int) -> Event:
         """What triggers when the host of `rank` issues op `i`, which it has not yet."""
@@ -176,7 +191,7 @@ class _Flow:
 class _Fluid:
     """Interference: work takes 1 + factor times as long while the other stream of its rank is busy.
 
-    Ignores that the pairs of a collective proceed independently: it is slow while any of its ranks computes."""
+    Ignores that the pairs of a collective proceed independently: it is slow while any rank computes."""
 
     def __init__(self, env: Environment, cluster: Cluster, kinds: Sequence[str]) -> None:
         self.env = env
@@ -185,17 +200,17 @@ class _Fluid:
         self.slow_compute = [1.0 + factors.compute.get(kind, 0.0) for kind in kinds]
         self.slow_transfer = 1.0 + factors.communication
         self.computing: list[tuple[_Flow, float] | None] = [None] * cluster.ranks
+        self.transferring: list[_Flow | None] = [None] * cluster.ranks
         self.busy = 0  # ranks that compute
-        self.transferring: _Flow | None = None
 
     def compute(self, rank: int, op: int, ticks: float) -> Timeout:
         """`rank` begins a compute op; the event that ends it."""
         slow = self.slow_compute[op]
-        flow = _Flow(self.env, ticks, slow if self.transferring else 1.0)
+        flow = _Flow(self.env, ticks, slow if self.transferring[rank] else 1.0)
         if self.computing[rank] is None:
             self.busy += 1
-            if self.busy == 1 and self.transferring:
-                self.transferring.change(self.env, self.slow_transfer)
+            if self.busy == 1:
+                self._change_transfers(self.slow_transfer)
         self.computing[rank] = flow, slow
         return flow.timer
 
@@ -204,22 +219,27 @@ class _Fluid:
         if self.computing[rank] is not None:
             self.computing[rank] = None
             self.busy -= 1
-            if not self.busy and self.transferring:
-                self.transferring.change(self.env, 1.0)
+            if not self.busy:
+                self._change_transfers(1.0)
 
-    def transfer(self, ticks: float) -> Timeout:
-        """A collective begins on every rank; the event that ends it."""
+    def transfer(self, ticks: float, ranks: Sequence[int]) -> Timeout:
+        """A collective begins, and takes `ticks` on these ranks; the event that ends it there."""
         flow = _Flow(self.env, ticks, self.slow_transfer if self.busy else 1.0)
         if self.flows:
-            self.transferring = flow
-            for computing in self.computing:
-                if computing:
+            for rank in ranks:
+                self.transferring[rank] = flow
+                if computing := self.computing[rank]:
                     computing[0].change(self.env, computing[1])
         return flow.timer
 
-    def arrive(self) -> None:
-        """The collective has ended."""
-        self.transferring = None
-        for computing in self.computing:
-            if computing:
+    def arrive(self, ranks: Sequence[int]) -> None:
+        """The collective has ended on these ranks."""
+        for rank in ranks:
+            self.transferring[rank] = None
+            if computing := self.computing[rank]:
                 computing[0].change(self.env, 1.0)
+
+    def _change_transfers(self, slow: float) -> None:
+        for flow in dict.fromkeys(self.transferring):  # ranks where it takes equally long share one
+            if flow:
+                flow.change(self.env, slow)

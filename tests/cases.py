@@ -108,11 +108,14 @@ def cluster(ranks: int = 2, **changes: Any) -> Cluster:
 
 
 @st.composite
-def machines(draw: st.DrawFn, ranks: int) -> Cluster:
-    """Any machine without interference."""
+def machines(draw: st.DrawFn, ranks: int, bursts: bool = False) -> Cluster:
+    """Any machine without interference, and unless asked for without a link that saves up."""
+    latency_s, bytes_per_s = draw(st.floats(0, 1e-4)), draw(st.floats(1e6, 1e11))
+    scope, buffered = draw(st.sampled_from(["pair", "port"])), draw(st.booleans())
+    burst_bytes = draw(st.floats(0, 1e5)) if bursts else 0.0
     return cluster(
         ranks,
-        link=Link(draw(st.floats(0, 1e-4)), draw(st.floats(1e6, 1e11)), draw(st.sampled_from(["pair", "port"])), 1e-6),
+        link=Link(latency_s, bytes_per_s, scope, 1e-6, burst_bytes, buffered),
         host=Host(draw(st.sampled_from([0.0, 3e-7, 2e-5])), draw(st.booleans())),
     )
 

@@ -57,20 +57,26 @@ LINK = Link(latency_s=1.0, bytes_per_s=10.0)
 
 def test_a_port_carries_all_that_its_rank_sends_and_all_that_it_receives() -> None:
     sends, receives = np.array([[0, 20, 30], [0, 0, 0], [0, 0, 0]]), np.array([[0, 0, 0], [40, 0, 0], [30, 0, 0]])
-    assert all_to_all_s(sends, LINK) == 1 + 50 / 10
-    assert all_to_all_s(receives, LINK) == 1 + 70 / 10
-    assert all_to_all_s(sends + receives, LINK) == 1 + 70 / 10, "both directions at once"
+    assert all_to_all_s(sends, LINK).tolist() == [1 + 5, 1 + 2, 1 + 3]
+    assert all_to_all_s(receives, LINK).tolist() == [1 + 7, 1 + 4, 1 + 3]
+    assert all_to_all_s(sends + receives, LINK).tolist() == [1 + 7, 1 + 4, 1 + 3], "both directions at once"
 
 
 def test_a_pair_has_a_link_of_its_own() -> None:
     sent = np.array([[0, 20, 30], [40, 0, 0], [30, 0, 0]])
-    assert all_to_all_s(sent, replace(LINK, scope="pair")) == 1 + 40 / 10
+    assert all_to_all_s(sent, replace(LINK, scope="pair")).tolist() == [1 + 4, 1 + 4, 1 + 3]
+
+
+def test_a_buffered_link_takes_what_is_sent_at_once() -> None:
+    sent = np.array([[0, 20, 30], [40, 0, 0], [30, 0, 0]])
+    assert all_to_all_s(sent, replace(LINK, buffered=True)).tolist() == [1 + 7, 1 + 2, 1 + 3]
 
 
 @given(st.lists(st.integers(0, 1000), min_size=9, max_size=9), st.sampled_from(["pair", "port"]))
 def test_what_stays_at_home_is_free_and_directions_are_alike(entries: list[int], scope: str) -> None:
     sent, link = np.array(entries).reshape(3, 3), replace(LINK, scope=scope)
-    assert all_to_all_s(sent, link) == all_to_all_s(sent * (1 - np.eye(3)), link) == all_to_all_s(sent.T, link)
+    seconds = all_to_all_s(sent, link).tolist()
+    assert seconds == all_to_all_s(sent * (1 - np.eye(3)), link).tolist() == all_to_all_s(sent.T, link).tolist()
 
 
 @pytest.mark.parametrize("sent", [np.zeros((2, 3)), np.zeros(4), np.array([[0, -1], [0, 0]])])

@@ -48,12 +48,18 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
     alone, launch = ticks(schedule, workload, machine), round(machine.host.launch_s * 1e12)
     host = np.zeros(machine.ranks, np.int64)
     free = {"compute": host, "communication": host}
+    burst = round(machine.link.burst_bytes / machine.link.bytes_per_s * 1e12)
+    latency, landed = round(machine.link.latency_s * 1e12), -burst
     end: dict[str, Ticks] = {}
     times = []
     for op, duration in zip(schedule.ops, alone, strict=True):
         host = host + launch
         reached = np.max([host, free[op.stream], *(end[name] for name in schedule.inputs(op))], axis=0)
-        start = np.full_like(reached, reached.max()) if op.stream == "communication" else reached
+        start = reached
+        if op.stream == "communication":
+            start = np.full_like(reached, reached.max())
+            duration = np.maximum(duration - min(burst, start[0] - landed), np.minimum(duration, latency))
+            landed = (start + duration).max()
         free[op.stream] = end[op.name] = start + duration
         if op.blocks or (machine.host.synchronous and op.stream == "compute"):
             host = np.maximum(host, end[op.name])
@@ -63,7 +69,7 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
 
 
 @settings(max_examples=150)
-@given(anything() | named(), RANKS.flatmap(machines), SEEDS)
+@given(anything() | named(), RANKS.flatmap(lambda ranks: machines(ranks, bursts=True)), SEEDS)
 def test_without_interference_it_is_the_recurrence_to_the_last_bit(
     schedule: Schedule, machine: Cluster, seed: int
 ) -> None:
@@ -73,7 +79,7 @@ def test_without_interference_it_is_the_recurrence_to_the_last_bit(
     )
 
 
-@given(anything(), RANKS.flatmap(machines), SEEDS)
+@given(anything(), RANKS.flatmap(lambda ranks: machines(ranks, bursts=True)), SEEDS)
 def test_factors_of_zero_change_no_bit(schedule: Schedule, machine: Cluster, seed: int) -> None:
     workload = routed(schedule, machine.ranks, seed)
     plain = spans(simulate(schedule, workload, machine))
@@ -139,12 +145,12 @@ def test_every_op_gets_exactly_its_work_done(
     alone = ticks(schedule, workload, machine) / 1e12
     talks = trace.on_communication
     every = np.stack([trace.start_s, trace.end_s], axis=-1).tolist()
-    talking = [every[0][i] for i in np.flatnonzero(talks)]
+    talking = [[every[rank][i] for i in np.flatnonzero(talks)] for rank in range(machine.ranks)]
     computing = [[every[rank][i] for i in np.flatnonzero(~talks)] for rank in range(machine.ranks)]
     for i, op in enumerate(schedule.ops):
         for rank in range(machine.ranks):
             start, end = every[rank][i]
-            beside = overlap(start, end, sum(computing, []) if talks[i] else talking)  # noqa: RUF017
+            beside = overlap(start, end, sum(computing, []) if talks[i] else talking[rank])  # noqa: RUF017
             done = end - start - beside + beside / (1 + (drag if talks[i] else slow))
             assert done == pytest.approx(alone[i, rank], abs=len(schedule.ops) * machine.ranks * PICOSECOND), op
 
@@ -156,6 +162,29 @@ def test_interference_never_speeds_a_run_up(
     workload = routed(schedule, machine.ranks, seed)
     free, slowed = (simulate(schedule, workload, m) for m in (machine, interfering(machine, slow, drag)))
     assert (slowed.end_s >= free.end_s - len(schedule.ops) * PICOSECOND).all()
+
+
+def test_an_idle_link_lets_a_burst_pass_and_a_busy_one_does_not() -> None:
+    schedule = load_schedule("sync", 1, 1)
+    free = dict.fromkeys(COMPUTE_KINDS, Rate(0.0, 1e30))
+    workload = Workload(model(schedule), 2, 2).fits(schedule)
+    sent = workload.sent_bytes(schedule, schedule.ops[schedule.position["D0.0"]]).max()
+    link = Link(1.0, sent / 10, burst_bytes=0.4 * sent)
+    trace = simulate(schedule, workload, cluster(compute=free, link=link))
+    assert [seconds(trace, "D0.0"), seconds(trace, "C0.0")] == [1 + 6, 1 + 10]
+    rested = simulate(schedule, workload, cluster(compute={**free, "E": Rate(3.0, 1e30)}, link=link))
+    assert seconds(rested, "C0.0") == pytest.approx(1 + 7), "three idle seconds of four were saved up"
+
+
+def test_a_rank_ends_when_its_own_rows_have_come() -> None:
+    schedule = load_schedule("sync", 2, 1)
+    counts = np.zeros((1, 1, 1, 2, 2, 8))
+    counts[..., [0, 2]] = 32  # every token of both slots goes to experts of rank 0
+    workload = Workload(model(schedule), 2, 2, routing=Routing(counts))
+    for buffered, wait in [(True, False), (False, True)]:
+        trace = simulate(schedule, workload, cluster(link=Link(0.0, 1e6, buffered=buffered)))
+        end = trace.end_s[:, schedule.position["D0.0"]]
+        assert (end[1] == end[0]) == wait, "rank 1 receives nothing, but sends"
 
 
 # ------------------------------------------------------------------------------------------------ noise

@@ -141,10 +141,7 @@ def test_random_parameters_keep_a_sampling_alive(shape: ModelShape, dtype: torch
 
     x_BTD, c_BD = model.embed(final, 0.5, torch.arange(4))
     _, h_BTD, gate_BD = model.block(0).attend(x_BTD, c_BD)
-    share = (
-        model.block(0).moe.route(h_BTD.flatten(0, 1))[0].flatten().bincount(minlength=8)
-        / h_BTD[..., :2].numel()
-    )
+    share = model.block(0).moe.route(h_BTD.flatten(0, 1))[0].flatten().bincount(minlength=8) / h_BTD[..., :2].numel()
     assert gate_BD.float().std() > 0.3
     assert share.max() < 0.5, "routing should not be degenerate"
     assert (share > 0.02).sum() >= 4
