@@ -26,7 +26,7 @@ PLAN = Plan(steps=20, rates=(15e6, 25e6, 40e6, 80e6), repeats=5)
 
 def overlap(console: Console, cells: list) -> list[dict[str, object]]:  # type: ignore[type-arg]
     rows = []
-    with Ranks(PLAN.workload.ranks, PLAN.timeout_s, pin=True) as ranks:
+    with Ranks(PLAN.workload.ranks, PLAN.timeout_s) as ranks:
         for cell in (c for c in cells if c.schedule.name == "interweaved"):
             settings = replace(PLAN.settings, link_bytes_per_s=cell.link_bytes_per_s)
             routed = replace(PLAN.workload, routing=record_routing(ranks, PLAN.workload, settings, cell.schedule))

@@ -35,8 +35,8 @@ def compare(predicted: Trace, measured: Trace) -> list[Row]:
     """Rows for the whole run, every step, every layer and every kind of op.
 
     run: makespan.  step: from one solver step to the next.  layer: from the residual add of the layer before to its
-    own, waits included, mean over steps and ranks.  kind: seconds of all its ops on a rank; collectives from when the last
-    rank reached them.  Raises ValueError if the traces are not of the same schedule and ranks."""
+    own, waits included, mean over steps and ranks.  kind: seconds of all its ops on a rank; collectives from when the
+    last rank reached them.  Raises ValueError if the traces are not of the same schedule and ranks."""
     if str(predicted.schedule) != str(measured.schedule) or predicted.ranks != measured.ranks:
         raise ValueError(
             f"cannot compare {predicted.schedule.header} on {predicted.ranks} ranks "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -35,7 +36,7 @@ class Plan:
 
     Of its links the slow one makes communication dominate (about twice the compute), the fast one compute."""
 
-    workload: Workload = Workload(MODELS["tiny"], ranks=2, images=4, wire_bytes=4)
+    workload: Workload = field(default_factory=lambda: Workload(MODELS["tiny"], ranks=2, images=4, wire_bytes=4))
     schedules: Sequence[str] = tuple(SCHEDULES)
     steps: int = 12
     rates: Sequence[float] = (20e6, 80e6)  # bytes a second, each link
@@ -53,7 +54,7 @@ def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
     """Runs `plan` and writes samples, clusters, results, picture and trace into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = samples.machine()
-    with _progress(console, plan.stages()) as tell, Ranks(plan.workload.ranks, plan.timeout_s, pin=True) as ranks:
+    with _progress(console, plan.stages()) as tell, Ranks(plan.workload.ranks, plan.timeout_s) as ranks:
         schedules = [load_schedule(name, plan.steps, plan.workload.model.layers) for name in plan.schedules]
         clusters = calibrate(plan, ranks, folder, meta, tell)
         cells = predict_and_run(plan, ranks, schedules, clusters, tell)
@@ -71,7 +72,7 @@ def calibrate(plan: Plan, ranks: Ranks, folder: Path, meta: Mapping[str, str], t
     samples.save(folder / "samples", taken, meta)
     clusters = {rate: fit(taken, plan.workload.ranks, rate, meta) for rate in plan.rates}
     for rate, cluster in clusters.items():
-        cluster.save(folder / f"cluster-{readable('_bytes_per_s', rate).replace(' ', '').replace('/', '-per-')}.yaml")
+        cluster.save(folder / f"cluster-{_rate(rate).replace(' ', '').replace('/', '-per-')}.yaml")
     return clusters
 
 
@@ -87,9 +88,9 @@ def predict_and_run(
 
 def show(summary: Sequence[Result], console: Console) -> None:
     """The one table."""
-    table = Table(title="Predicted from microbenchmarks, then really run", caption=results.CAPTION)
-    for i, heading in enumerate(results.HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right")
+    table = Table(title="Predicted from microbenchmarks, then really run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in results.HEADINGS:
+        table.add_column("\n".join(heading), justify="right" if heading[1] else "left", no_wrap=True)
     for before, result in zip([None, *summary], summary, strict=False):
         if before and before.link_bytes_per_s != result.link_bytes_per_s:
             table.add_section()
@@ -102,15 +103,20 @@ def write_pictures(cells: Sequence[Cell], plan: Plan, folder: Path) -> Iterator[
     """One step of the last schedule at the slowest link, simulated above measured; and a trace of every cell."""
     last = [cell for cell in cells if cell.schedule.name == plan.schedules[-1]]
     cell = min(last, key=lambda cell: cell.link_bytes_per_s)
-    picture, trace = folder / "timeline.png", folder / "trace.json"
-    save_figure(draw_timeline([cell.median_prediction, cell.median_run], step=plan.steps // 2), picture)
+    picture, traces = folder / "timeline.png", folder / "trace.json"
+    pair = (cell.median_prediction, cell.median_run)
+    save_figure(draw_timeline(pair, step=plan.steps // 2), picture)
+    for trace in pair:
+        trace.save(folder / f"{trace.origin}.trace")
     yield f"picture: {picture} (step {plan.steps // 2} of {cell.schedule.name}, simulated above measured)"
-    pairs = [(f"{c.schedule.name}, {readable('_bytes_per_s', c.link_bytes_per_s)}", c) for c in cells]
-    traces = [t for _, c in pairs for t in (c.median_prediction, c.median_run)]
-    write_perfetto(
-        traces, trace, [f"{name}, {t.origin}" for (name, c) in pairs for t in (c.predicted[0], c.measured[0])]
-    )
-    yield f"trace:   {trace} (open it at https://ui.perfetto.dev)"
+    both = {f"{c.schedule.name}, {_rate(c.link_bytes_per_s)}": (c.median_prediction, c.median_run) for c in cells}
+    labels = [f"{name}, {trace.origin}" for name, pair in both.items() for trace in pair]
+    write_perfetto([trace for pair in both.values() for trace in pair], traces, labels)
+    yield f"trace:   {traces} (open it at https://ui.perfetto.dev)"
+
+
+def _rate(bytes_per_s: float) -> str:
+    return readable("_bytes_per_s", bytes_per_s)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Samples in, Cluster out, with the uncertainty of every number.
 
 Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s, and so is a transfer, latency_s +
-bytes / bytes_per_s less the burst of a link that has rested; both by least squares on relative residuals with a robust loss (soft L1, scipy), so that an
-outlier pulls but does not decide.  Standard errors are bootstrapped: those of a robust fit's Jacobian are wrong.  A
-factor of interference is the median of loaded over fitted alone."""
+bytes / bytes_per_s less the burst of a link that has rested; both by least squares on relative residuals with a robust
+loss (soft L1, scipy), so that an outlier pulls but does not decide.  Standard errors are bootstrapped: those of a
+robust fit's Jacobian are wrong.  A factor of interference is the median of loaded over fitted alone."""
 
 from __future__ import annotations
 
@@ -78,11 +78,17 @@ def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resample
 def _robust(features: Array, seconds: Array) -> Array:
     """Coefficients >= 0 that minimise a soft-L1 loss of relative residuals; quadratic below 5 %."""
     scale = np.median(seconds) / np.maximum(np.abs(features).max(axis=0), 1e-300)
-    scaled = features * scale / seconds[:, None]
+    scaled: Array = features * scale / seconds[:, None]
     start = np.full(features.shape[1], 1.0 / features.shape[1])
-    found = least_squares(
-        lambda x: scaled @ x - 1, start, jac=lambda _: scaled, bounds=(0, np.inf), loss="soft_l1", f_scale=0.05
-    )
+
+    def residuals(x: Array) -> Array:
+        relative: Array = scaled @ x - 1
+        return relative
+
+    def jacobian(_: Array) -> Array:
+        return scaled
+
+    found = least_squares(residuals, start, jac=jacobian, bounds=(0, np.inf), loss="soft_l1", f_scale=0.05)
     coefficients: Array = found.x * scale
     return coefficients
 
@@ -105,9 +111,12 @@ def _link_line(samples: Sequence[Sample], rate: float, rng: np.random.Generator)
 
 
 def _transfers(samples: Sequence[Sample], rate: float, loaded: bool) -> tuple[Array, Array]:
-    """Features [sample, (1, is a dispatch, bytes, -1 after a rest)] and seconds [sample]."""
+    """Features [sample, (1, is a dispatch, bytes, -1 where a burst passes)] and seconds [sample].
+
+    A rested link lets a burst of a combine pass; a dispatch's counts go first, and wake the link."""
     mine = [s for s in samples if s.what == "transfer" and s.loaded == loaded and s.link_bytes_per_s == rate]
-    features = np.array([[1.0, s.subject == "dispatch", s.size, s.queued - 1.0] for s in mine]).reshape(-1, 4)
+    rows = [(1.0, d := s.subject == "dispatch", s.size, -float(not (d or s.queued))) for s in mine]
+    features = np.array(rows, dtype=np.float64).reshape(-1, 4)
     return features, np.array([s.seconds for s in mine])
 
 

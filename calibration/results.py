@@ -17,15 +17,23 @@ from calibration.compare import compare
 from sim.output import whole_file
 from sim.units import readable
 
-HEADINGS = ("link", "schedule", "staleness", "seconds", "spread", "error", "speed-up")
-CAPTION = (
-    "predicted | measured: staleness step by step, median seconds, speed-up over sync; spread of the runs' seconds"
+HEADINGS = (
+    ("link", ""),
+    ("schedule", ""),
+    ("stale", "pred."),
+    ("", "meas."),
+    ("seconds", "pred."),
+    ("", "meas."),
+    ("", "min-max"),
+    ("", "error"),
+    ("speed-up", "pred."),
+    ("", "meas."),
 )
 
 
 @dataclass(frozen=True)
 class Result:
-    """One cell in numbers.  Seconds are medians, errors and ages as in `Cell`; speed-ups are over sync on the same link."""
+    """One cell in numbers: medians in seconds, errors and ages as in `Cell`, speed-ups over sync on the same link."""
 
     schedule: str
     steps: int
@@ -49,11 +57,14 @@ class Result:
         return (
             readable("_bytes_per_s", self.link_bytes_per_s),
             self.schedule,
-            f"{self.staleness_predicted} | {self.staleness_measured}{'' if self.staleness_equal else ' DIFFERS'}",
-            f"{self.predicted_s:.2f} | {self.measured_s:.2f}",
+            self.staleness_predicted,
+            self.staleness_measured + ("" if self.staleness_equal else " DIFFERS"),
+            f"{self.predicted_s:.2f}",
+            f"{self.measured_s:.2f}",
             f"{self.measured_min_s:.2f}-{self.measured_max_s:.2f}",
             f"{self.error:+.1%}",
-            f"{self.speed_up_predicted:.2f} | {self.speed_up_measured:.2f}",
+            f"{self.speed_up_predicted:.2f}",
+            f"{self.speed_up_measured:.2f}",
         )
 
 
@@ -102,8 +113,12 @@ def verdict(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result]) -> str:
     """The table for a README."""
-    lines = [HEADINGS, ("---",) * len(HEADINGS), *(result.row() for result in results)]
-    return "\n".join("| " + " | ".join(text.replace(" | ", " / ") for text in line) + " |" for line in lines) + "\n"
+    headings, group = [], ""
+    for name, sub in HEADINGS:
+        group = name or group
+        headings.append(f"{group} {sub}".strip())
+    lines = [headings, ["---"] * len(headings), *(result.row() for result in results)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def save(path: Path, results: Sequence[Result], meta: Mapping[str, str]) -> None:

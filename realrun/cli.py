@@ -101,15 +101,10 @@ def _run(schedule: Schedule, workload: Workload, settings: Settings, timeout_s: 
 def _tell(made: Run, settings: Settings) -> None:
     trace = made.trace
     ages = trace.staleness
-    link = (
-        ""
-        if settings.link_bytes_per_s is None
-        else f" over links of {readable('_bytes_per_s', settings.link_bytes_per_s)}"
-    )
+    rate, steps = settings.link_bytes_per_s, " ".join(str(age) for age in ages.max(axis=(1, 2)))
+    link = "" if rate is None else f" over links of {readable('_bytes_per_s', rate)}"
     print(f"{trace.schedule.header}: {trace.ranks} ranks{link}, {trace.makespan_s:.3f} s")
-    print(
-        f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}, step by step {ages.max(axis=(1, 2)).tolist()}"
-    )
+    print(f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}; step by step {steps}")
     for kind, seconds, share in trace.table():
         print(f"  {kind:22} {seconds:8.3f} s  {share:6.1%}")
 

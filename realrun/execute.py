@@ -223,7 +223,8 @@ class _Executor:
         parcel: Parcel = sent.pending.wait()
         tags = {tuple(tag) for tag in parcel.tags.tolist()}
         (step, layer, part), *others = tags
-        assert not others and (layer, part) == (op.layer, self.schedule.parts.index(op.part)), f"{op.name}: tags {tags}"
+        assert not others, f"{op.name}: rows of several ops came together: {tags}"
+        assert (layer, part) == (op.layer, self.schedule.parts.index(op.part)), f"{op.name}: rows of {tags} came"
         return op.step - step, unpack(parcel.rows_RD, sent.packed)
 
     def _observe(self, op: Op, slot: int, age: int) -> None:

@@ -2,7 +2,7 @@
 
 Pure functions of tensors; they know nothing of steps, streams and transfers.
 
-Suffixes: N tokens, D hidden width, K top-k slots, S slots sent, R rows (token, slot pairs), W ranks, E local experts."""
+Suffixes: N tokens, D hidden width, K top-k slots, R rows (pairs of token and slot), W ranks, E experts of a rank."""
 
 from __future__ import annotations
 

@@ -7,18 +7,18 @@ SimPy, NumPy and matplotlib are imported by the commands that use them."""
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES, load_schedule
+from sim.terminal import run_app
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
@@ -44,17 +44,7 @@ Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
-    try:
-        app(arguments)
-    except OSError as error:
-        _exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except ValueError as error:
-        _exit(str(error))
-
-
-def _exit(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    run_app(app, arguments)
 
 
 # ------------------------------------------------------------------------------------------- schedules

@@ -66,10 +66,20 @@ def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Ar
     if op.kind in "DC":
         if workload.ranks == 1:
             return 0.0
-        brings_counts = op.kind == "D" and f"N{op.step}.{op.layer}{op.part}" not in schedule.position
-        return all_to_all_s(workload.sent_bytes(schedule, op), link) + (link.counts_s if brings_counts else 0.0)
+        counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
+        return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
     rate = cluster.compute[op.kind]
     return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
+
+
+def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
+    """Seconds that a link which has long been idle saves the collective `op`: its burst passes at once."""
+    return 0.0 if op.kind == "N" or brings_counts(op, schedule) else link.burst_bytes / link.bytes_per_s
+
+
+def brings_counts(op: Op, schedule: Schedule) -> bool:
+    """Whether `op` is a dispatch that brings its token counts along, since no N brings them."""
+    return op.kind == "D" and f"N{op.step}.{op.layer}{op.part}" not in schedule.position
 
 
 def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
@@ -121,5 +131,5 @@ def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:
     assert workload.routing is not None
     steps, layers = workload.routing.counts.shape[:2]
     slots = schedule.ops[schedule.position[f"D{op.step}.{op.layer}{op.part}"]].slots
-    counts = f"N{op.step}.{op.layer}{op.part}" in schedule.position
+    counts = brings_counts(op, schedule)
     return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, slots, counts

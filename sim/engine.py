@@ -21,7 +21,7 @@ from simpy import Environment, Event
 from simpy.events import Timeout
 
 from sim.cluster import Cluster
-from sim.cost import durations_s
+from sim.cost import burst_s, durations_s
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -76,7 +76,7 @@ class _Machine:
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.arrived = [0] * len(talks)
         self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
-        self.burst = round(cluster.link.burst_bytes / cluster.link.bytes_per_s * TICKS_PER_S)
+        self.burst = {i: round(burst_s(self.ops[i], schedule, cluster.link) * TICKS_PER_S) for i in self.collectives}
         self.latency = round(cluster.link.latency_s * TICKS_PER_S)
         self.landed = -math.inf  # when the last collective ended
         launch = round(cluster.host.launch_s * TICKS_PER_S)
@@ -144,7 +144,7 @@ class _Machine:
 
     def _begin(self, i: int) -> None:
         """The last rank has reached collective `i`: it is under way."""
-        saved = min(self.burst, self.env.now - self.landed)  # sent at once, by a link that was idle
+        saved = min(self.burst[i], self.env.now - self.landed)  # sent at once, by a link that was idle
         together: dict[float, list[int]] = {}
         for rank, start in enumerate(self.start):
             start[i] = self.env.now

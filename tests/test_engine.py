@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sim import engine
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
-from sim.cost import durations_s
+from sim.cost import brings_counts, durations_s
 from sim.engine import simulate
 from sim.schedule import Schedule
 from sim.schedules import load_schedule
@@ -58,7 +58,8 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
         start = reached
         if op.stream == "communication":
             start = np.full_like(reached, reached.max())
-            duration = np.maximum(duration - min(burst, start[0] - landed), np.minimum(duration, latency))
+            saved = 0 if brings_counts(op, schedule) or op.kind == "N" else min(burst, start[0] - landed)
+            duration = np.maximum(duration - saved, np.minimum(duration, latency))
             landed = (start + duration).max()
         free[op.stream] = end[op.name] = start + duration
         if op.blocks or (machine.host.synchronous and op.stream == "compute"):
@@ -165,15 +166,16 @@ def test_interference_never_speeds_a_run_up(
 
 
 def test_an_idle_link_lets_a_burst_pass_and_a_busy_one_does_not() -> None:
-    schedule = load_schedule("sync", 1, 1)
+    schedule = Schedule.parse("x steps=1 layers=1\nP0 A0.0 N0.0 D0.0 S0.0 E0.0 C0.0 R0.0<0 F0 Z0")
     free = dict.fromkeys(COMPUTE_KINDS, Rate(0.0, 1e30))
     workload = Workload(model(schedule), 2, 2).fits(schedule)
     sent = workload.sent_bytes(schedule, schedule.ops[schedule.position["D0.0"]]).max()
     link = Link(1.0, sent / 10, burst_bytes=0.4 * sent)
     trace = simulate(schedule, workload, cluster(compute=free, link=link))
-    assert [seconds(trace, "D0.0"), seconds(trace, "C0.0")] == [1 + 6, 1 + 10]
-    rested = simulate(schedule, workload, cluster(compute={**free, "E": Rate(3.0, 1e30)}, link=link))
-    assert seconds(rested, "C0.0") == pytest.approx(1 + 7), "three idle seconds of four were saved up"
+    assert [seconds(trace, "D0.0"), seconds(trace, "C0.0")] == [1 + 10, 1 + 10]
+    for rest_s, saved_s in [(3.0, 3), (9.0, 4)]:
+        rested = simulate(schedule, workload, cluster(compute={**free, "E": Rate(rest_s, 1e30)}, link=link))
+        assert seconds(rested, "C0.0") == pytest.approx(1 + 10 - saved_s), "idle seconds are saved up, four at most"
 
 
 def test_a_rank_ends_when_its_own_rows_have_come() -> None:

@@ -1,0 +1,132 @@
+"""What each rank does while the machine is measured: computes without a link, transfers without compute, or both.
+
+Spans are seconds of time.monotonic(): when this rank was ready, and when the thing had ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from calibration.echo import EchoTransport
+from realrun.execute import RankRun, execute
+from realrun.pacing import pace
+from realrun.ranks import RankContext
+from realrun.run import DTYPES, Settings, build_model, inputs
+from realrun.transport import GlooTransport, Pending
+from sim.schedule import Schedule
+from sim.workload import Workload
+
+Spans = list[tuple[float, float]]
+REST_S = 0.01  # long enough for a link to have saved up all that it can
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """Transfers to be made one after the other: (form, rows to each peer), form "dispatch" or "combine"."""
+
+    plan: tuple[tuple[str, int], ...]
+
+
+def compute_on_rank(
+    context: RankContext, schedule: Schedule, workload: Workload, settings: Settings, load: Transfers | None
+) -> tuple[RankRun, Spans]:
+    """`schedule` over a transport that moves nothing, and the spans of the load, if any, that ran beside it."""
+    shape, images = workload.model, workload.images
+    model = build_model(shape, range(context.rank, shape.experts, context.world), settings)
+    noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+    with GlooTransport(context) as transport:
+        pace(settings.link_bytes_per_s)
+        transport.barrier()
+        beside = _Load(transport, workload, settings, load) if load else None
+        report = execute(schedule, model, EchoTransport(context.rank, context.world), noise, labels)
+        return report, _spans(beside.stop()) if beside else []
+
+
+def transfer_on_rank(
+    context: RankContext, workload: Workload, settings: Settings, plan: Transfers, rest: bool
+) -> Spans:
+    """Spans of transfers on an idle machine: issued together, or each alone, when the link has rested."""
+    groups = [Transfers((transfer,)) for transfer in plan.plan] if rest else [plan]
+    spans: Spans = []
+    with GlooTransport(context) as transport:
+        pace(settings.link_bytes_per_s)
+        for group in groups:
+            transport.barrier()
+            time.sleep(REST_S)
+            spans += _spans(_issue(transport, group, _messages(workload, settings, group)))
+    return spans
+
+
+def replay_on_rank(
+    context: RankContext, schedule: Schedule, workload: Workload, settings: Settings
+) -> tuple[float, float]:
+    """When this rank was ready, and when the last of the schedule's collectives had ended, back to back."""
+    fitted, hidden, dtype = workload.fits(schedule), workload.model.hidden, DTYPES[settings.dtype]
+    pendings: list[Pending] = []
+    with GlooTransport(context) as transport:
+        pace(settings.link_bytes_per_s)
+        transport.barrier()
+        for op in (op for op in schedule.ops if op.kind in "DC"):
+            rows = fitted.rows(schedule, op).astype(int)  # [src, dst] of the dispatch
+            to, due = (rows, rows.T) if op.kind == "D" else (rows.T, rows)
+            header = torch.tensor([[0, 0, 0, count] for count in to[context.rank]])
+            data = torch.zeros(int(to[context.rank].sum()), hidden, dtype=dtype)
+            if op.kind == "D":
+                pendings.append(transport.dispatch(op.name, data, header))
+            else:
+                pendings.append(transport.combine(op.name, data, header, due[context.rank].tolist()))
+        spans = _spans(pendings)
+    return spans[0][0], spans[-1][1]
+
+
+class _Load:
+    """Transfers again and again, until every rank has asked to stop: all ranks then made equally many."""
+
+    def __init__(self, transport: GlooTransport, workload: Workload, settings: Settings, load: Transfers) -> None:
+        self._transport, self._load, self._messages = transport, load, _messages(workload, settings, load)
+        self._pendings: list[Pending] = []
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="load")
+        self._thread.start()
+
+    def stop(self) -> list[Pending]:
+        """Waits until the other ranks want to stop too; everything that was transferred."""
+        self._enough.set()
+        self._thread.join()
+        return self._pendings
+
+    def _repeat(self) -> None:
+        world, enough = self._transport.world, 0
+        while enough < world:
+            self._pendings += _issue(self._transport, self._load, self._messages)
+            votes = torch.tensor([[0, 0, 0, int(self._enough.is_set())]] * world)
+            enough = int(self._transport.counts("load", votes).wait().counts.sum())
+
+
+def _messages(workload: Workload, settings: Settings, load: Transfers) -> dict[int, Tensor]:
+    """Something to send, for each number of rows."""
+    dtype, hidden = DTYPES[settings.dtype], workload.model.hidden
+    return {rows: torch.zeros(rows * workload.ranks, hidden, dtype=dtype) for _, rows in load.plan}
+
+
+def _issue(transport: GlooTransport, load: Transfers, messages: Mapping[int, Tensor]) -> list[Pending]:
+    pendings: list[Pending] = []
+    for form, rows in load.plan:
+        data = messages[rows]
+        header = torch.tensor([[0, 0, 0, rows]] * transport.world)
+        if form == "dispatch":
+            pendings.append(transport.dispatch("load", data, header))
+        else:
+            pendings.append(transport.combine("load", data, header, [rows] * transport.world))
+    return pendings
+
+
+def _spans(pendings: list[Pending]) -> Spans:
+    for pending in pendings:
+        pending.wait()
+    return [(pending.stamps.reached_s, pending.stamps.end_s) for pending in pendings]
