@@ -88,7 +88,9 @@ def predict_and_run(
 
 def show(summary: Sequence[Result], console: Console) -> None:
     """The one table."""
-    table = Table(title="Predicted from microbenchmarks, then really run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(
+        title="Predicted from microbenchmarks, then really run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for heading in results.HEADINGS:
         table.add_column("\n".join(heading), justify="right" if heading[1] else "left", no_wrap=True)
     for before, result in zip([None, *summary], summary, strict=False):

@@ -77,7 +77,8 @@ def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resample
 
 def _robust(features: Array, seconds: Array) -> Array:
     """Coefficients >= 0 that minimise a soft-L1 loss of relative residuals; quadratic below 5 %."""
-    scale = np.median(seconds) / np.maximum(np.abs(features).max(axis=0), 1e-300)
+    largest = np.abs(features).max(axis=0)
+    scale = np.divide(np.median(seconds), largest, out=np.zeros_like(largest), where=largest > 0)  # 0: no such feature
     scaled: Array = features * scale / seconds[:, None]
     start = np.full(features.shape[1], 1.0 / features.shape[1])
 
@@ -144,7 +145,8 @@ def _errors(lines: Mapping[str, Line], link: Line) -> dict[str, float]:
     errors: dict[str, float] = {}
     for kind, line in lines.items():
         errors[f"compute.{kind}.fixed_s"] = float(line.errors[0])
-        errors[f"compute.{kind}.flops_per_s"] = float(line.errors[1]) * _inverse(line.coefficients[1]) ** 2
+        if (rate := _inverse(line.coefficients[1])) < NO_SLOPE:
+            errors[f"compute.{kind}.flops_per_s"] = float(line.errors[1]) * rate**2
     errors["link.latency_s"], errors["link.counts_s"] = link.errors[:2].tolist()
     errors["link.burst_bytes"] = float(link.errors[3] / link.coefficients[2])
     errors["link.bytes_per_s"] = float(link.errors[2] / link.coefficients[2] ** 2)
