@@ -86,15 +86,16 @@ class _Machine:
                 self.env.process(self._host(rank, launch, blocks))
             else:  # nothing holds this host up: when it issues what is known beforehand
                 self.issued[rank] = [launch * (i + 1) for i in range(len(talks))]
-            self.env.process(self._compute(rank))
+            self.env.process(self._compute_fluid(rank) if self.fluid.flows else self._compute(rank))
             self.env.process(self._communicate(rank))
 
     def run(self) -> Sequence[npt.NDArray[np.float64]]:
         """Runs to the end; reached, start and end in seconds [rank, op]."""
         self.env.run()
         assert min(map(min, self.end)) >= 0, "a checked schedule runs to the end"
-        first = min(map(min, self.start))
-        return [(np.array(ticks) - first) / TICKS_PER_S for ticks in (self.reached, self.start, self.end)]
+        reached, start, end = np.array(self.reached), np.array(self.start), np.array(self.end)
+        reached[:, self.compute_ops] = start[:, self.compute_ops]
+        return [(ticks - start.min()) / TICKS_PER_S for ticks in (reached, start, end)]
 
     def _host(self, rank: int, launch: int, blocks: list[bool]) -> Process:
         for i, waits in enumerate(blocks):
@@ -102,33 +103,54 @@ class _Machine:
             self.issued[rank][i] = self.env.now
             if i in self.issue[rank]:
                 self.issue[rank].pop(i).succeed()
-            if waits and self.end[rank][i] < 0:
-                yield self.over[i][rank] if i in self.over else self.ended[rank].setdefault(i, Event(self.env))
+            if waits and not 0 <= self.end[rank][i] <= self.env.now:
+                yield self.over[i][rank] if i in self.over else self._end(rank, i)
 
     def _compute(self, rank: int) -> Process:
+        """Ops whose time nothing changes once they have begun: when they end is known at once, and the stream sleeps
+        only until something that is not known yet."""
         start, end, issued, ended = self.start[rank], self.end[rank], self.issued[rank], self.ended[rank]
-        fluid, env, ticks, waits, plain = self.fluid, self.env, self.ticks[rank], self.waits, not self.fluid.flows
+        env, ticks = self.env, self.ticks[rank]
+        now = 0.0  # of this stream, which may be ahead of the clock
         for i in self.compute_ops:
-            for j in waits[i]:
+            for j in self.waits[i]:
+                if end[j] < 0 and now > env.now:
+                    yield Timeout(env, now - env.now)
+                if end[j] < 0:
+                    yield self.over[j][rank]
+                    now = env.now
+            if issued[i] < 0:
+                yield self._issue(rank, i)
+            start[i] = now = max(now, issued[i])
+            end[i] = now = now + ticks[i]
+            if i in ended:
+                _pass_on(ended.pop(i), Timeout(env, now - env.now))
+
+    def _compute_fluid(self, rank: int) -> Process:
+        """Ops that slow down and speed up while they run: the stream sleeps until each has ended."""
+        start, end, issued, ended = self.start[rank], self.end[rank], self.issued[rank], self.ended[rank]
+        fluid, env, ticks = self.fluid, self.env, self.ticks[rank]
+        for i in self.compute_ops:
+            for j in self.waits[i]:
                 if end[j] < 0:
                     fluid.pause(rank)
                     yield self.over[j][rank]
             if not 0 <= issued[i] <= env.now:
                 fluid.pause(rank)
                 yield self._issue(rank, i)
-            start[i] = self.reached[rank][i] = env.now
-            yield Timeout(env, ticks[i]) if plain else fluid.compute(rank, i, ticks[i])
+            start[i] = env.now
+            yield fluid.compute(rank, i, ticks[i])
             end[i] = env.now
             if i in ended:
                 ended.pop(i).succeed()
         fluid.pause(rank)
 
     def _communicate(self, rank: int) -> Process:
-        end, issued, ended = self.end[rank], self.issued[rank], self.ended[rank]
+        end, issued = self.end[rank], self.issued[rank]
         for i in self.collectives:
             for j in self.waits[i]:
-                if end[j] < 0:
-                    yield ended.setdefault(j, Event(self.env))
+                if not 0 <= end[j] <= self.env.now:
+                    yield self._end(rank, j)
             if not 0 <= issued[i] <= self.env.now:
                 yield self._issue(rank, i)
             self.reached[rank][i] = self.env.now
@@ -161,11 +183,22 @@ class _Machine:
             self.end[rank][i] = self.env.now
         self.over[i][ranks[0]].succeed()
 
+    def _end(self, rank: int, i: int) -> Event:
+        """What triggers when compute op `i`, which has not ended, ends on `rank`."""
+        if self.end[rank][i] < 0:
+            return self.ended[rank].setdefault(i, Event(self.env))
+        return Timeout(self.env, self.end[rank][i] - self.env.now)
+
     def _issue(self, rank: int, i: int) -> Event:
         """What triggers when the host of `rank` issues op `i`, which it has not yet."""
         if self.issued[rank][i] < 0:
             return self.issue[rank].setdefault(i, Event(self.env))
         return Timeout(self.env, self.issued[rank][i] - self.env.now)
+
+
+def _pass_on(event: Event, timer: Timeout) -> None:
+    """Who waits for `event` now waits for `timer`."""
+    timer.callbacks, event.callbacks = event.callbacks, []
 
 
 class _Flow:
@@ -184,7 +217,7 @@ class _Flow:
         self.left = max(0.0, self.left - (env.now - self.since) / self.slow)
         self.since, self.slow = env.now, slow
         timer = Timeout(env, round(self.left * slow))
-        timer.callbacks, self.timer.callbacks = self.timer.callbacks, []
+        _pass_on(self.timer, timer)
         self.timer = timer
 
 
