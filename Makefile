@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench readme clean
 
 demo: $(VENV)/installed
 	$(RUN) -m calibration demo
@@ -19,6 +19,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
+
+readme: $(VENV)/installed
+	$(RUN) -m calibration readme calibration/data/cpu-2-ranks
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .hypothesis

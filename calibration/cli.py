@@ -11,7 +11,13 @@ from rich.console import Console
 
 from sim.terminal import run_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=__doc__,
+)
 _Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for samples, clusters, results, picture and trace.")]
 
 
@@ -27,6 +33,37 @@ def demo(out: _Out = Path("out/demo")) -> None:
     from calibration.demo import demo as run_demo
 
     run_demo(Plan(), out, Console())
+
+
+@app.command()
+def compare(
+    predicted: Annotated[Path, typer.Argument(help="A trace that was saved.")],
+    measured: Annotated[Path, typer.Argument(help="Another one of the same schedule, to hold it against.")],
+) -> None:
+    """How far one trace is from another of the same schedule: the run, each step, each layer, each kind of op."""
+    from rich.table import Table
+
+    from calibration.compare import compare as compare_traces
+    from sim.trace import Trace
+
+    table = Table("level", "which", "predicted / ms", "measured / ms", "error")
+    for row in compare_traces(Trace.load(predicted), Trace.load(measured)):
+        seconds = (f"{1e3 * s:.3f}" for s in (row.predicted_s, row.measured_s))
+        table.add_row(row.level, row.key, *seconds, f"{row.error:+.1%}")
+    Console().print(table)
+
+
+@app.command()
+def readme(
+    folder: Annotated[Path, typer.Argument(help="What the demo or a benchmark wrote.")],
+    page: Annotated[Path, typer.Option(help="The page whose table is replaced.")] = Path("README.md"),
+    picture: Annotated[Path, typer.Option(help="The picture that is replaced.")] = Path("docs/timeline.png"),
+) -> None:
+    """Puts the results in FOLDER into a page, between its two markers, and draws its picture."""
+    from calibration.page import draw, renew
+
+    renew(page, folder)
+    draw(picture, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

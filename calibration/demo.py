@@ -13,10 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from calibration import results, samples
-from calibration.cells import Cell, predict, record_routing, run_cells
+from calibration.cells import Cell, Key, join, predict, record_routing, run_all
 from calibration.fit import fit
 from calibration.measure import measure
 from calibration.results import Result
+from calibration.samples import Sample
 from realrun.ranks import Ranks
 from realrun.run import Settings
 from sim.cluster import Cluster
@@ -24,6 +25,7 @@ from sim.perfetto import write_perfetto
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES, load_schedule
 from sim.timeline import draw_timeline, save_figure
+from sim.trace import Trace
 from sim.units import readable
 from sim.workload import MODELS, Workload
 
@@ -41,49 +43,61 @@ class Plan:
     steps: int = 12
     rates: Sequence[float] = (20e6, 80e6)  # bytes a second, each link
     images: Sequence[int] = (2, 6)  # batch sizes beside the workload's own, at which compute is measured
-    repeats: int = 3
+    rounds: int = 3
     settings: Settings = field(default_factory=Settings)
     timeout_s: float = 60.0
 
     def stages(self) -> int:
         """How often a run of this plan tells what it does."""
-        return 2 + 2 * len(self.rates) + len(self.schedules) * len(self.rates) * self.repeats
+        cells = len(self.schedules) * len(self.rates)
+        return 1 + self.rounds * (2 + 2 * len(self.rates) + cells)
 
 
 def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
     """Runs `plan` and writes samples, clusters, results, picture and trace into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = samples.machine()
+    schedules = [load_schedule(name, plan.steps, plan.workload.model.layers) for name in plan.schedules]
     with _progress(console, plan.stages()) as tell, Ranks(plan.workload.ranks, plan.timeout_s) as ranks:
-        schedules = [load_schedule(name, plan.steps, plan.workload.model.layers) for name in plan.schedules]
-        clusters = calibrate(plan, ranks, folder, meta, tell)
-        cells = predict_and_run(plan, ranks, schedules, clusters, tell)
-    summary = results.summarise(cells)
-    results.save(folder / "results.json", summary, meta)
-    show(summary, console)
+        tell("recording what the router does")
+        routed = replace(plan.workload, routing=record_routing(ranks, plan.workload, plan.settings, schedules[0]))
+        rounds = [_round(plan, ranks, schedules, routed, number, meta, tell) for number in range(plan.rounds)]
+    cells = join([(predicted, measured) for _, predicted, measured in rounds])
+    _save(plan, folder, meta, [sample for taken, _, _ in rounds for sample in taken], cells)
+    show(results.summarise(cells), console)
     for line in write_pictures(cells, plan, folder):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     return cells
 
 
-def calibrate(plan: Plan, ranks: Ranks, folder: Path, meta: Mapping[str, str], tell: Tell) -> dict[float, Cluster]:
-    """Measures; writes the bundle and a Cluster for each link rate."""
-    taken = list(measure(ranks, plan.workload, plan.settings, plan.rates, images=plan.images, progress=tell))
+def _round(
+    plan: Plan,
+    ranks: Ranks,
+    schedules: Sequence[Schedule],
+    routed: Workload,
+    number: int,
+    meta: Mapping[str, str],
+    tell: Tell,
+) -> tuple[list[Sample], dict[Key, Trace], dict[Key, Trace]]:
+    """Measure, predict, run: the samples, the predictions made from them, and the runs made afterwards."""
+    settings = plan.settings
+    taken = [*measure(ranks, plan.workload, settings, plan.rates, images=plan.images, seed=number, progress=tell)]
+    tell("predicting")
+    predicted = predict(schedules, routed, _clusters(plan, taken, meta))
+    measured = run_all(ranks, schedules, plan.workload, settings, [*predicted], number, tell)
+    return [replace(sample, round=number) for sample in taken], predicted, measured
+
+
+def _clusters(plan: Plan, taken: Sequence[Sample], meta: Mapping[str, str]) -> dict[float, Cluster]:
+    return {rate: fit(taken, plan.workload.ranks, rate, meta) for rate in plan.rates}
+
+
+def _save(plan: Plan, folder: Path, meta: Mapping[str, str], taken: Sequence[Sample], cells: Sequence[Cell]) -> None:
+    """The bundle, a Cluster for each link rate fitted to the samples of all rounds, and the results."""
     samples.save(folder / "samples", taken, meta)
-    clusters = {rate: fit(taken, plan.workload.ranks, rate, meta) for rate in plan.rates}
-    for rate, cluster in clusters.items():
+    for rate, cluster in _clusters(plan, taken, meta).items():
         cluster.save(folder / f"cluster-{_rate(rate).replace(' ', '').replace('/', '-per-')}.yaml")
-    return clusters
-
-
-def predict_and_run(
-    plan: Plan, ranks: Ranks, schedules: Sequence[Schedule], clusters: Mapping[float, Cluster], tell: Tell
-) -> list[Cell]:
-    """Predictions first, then the runs that they are held against."""
-    tell("routing recorded, predictions made")
-    routing = record_routing(ranks, plan.workload, plan.settings, schedules[0])
-    predictions = predict(schedules, replace(plan.workload, routing=routing), clusters)
-    return run_cells(ranks, schedules, plan.workload, plan.settings, predictions, repeats=plan.repeats, progress=tell)
+    results.save(folder / "results.json", results.summarise(cells), meta)
 
 
 def show(summary: Sequence[Result], console: Console) -> None:
@@ -106,12 +120,12 @@ def write_pictures(cells: Sequence[Cell], plan: Plan, folder: Path) -> Iterator[
     last = [cell for cell in cells if cell.schedule.name == plan.schedules[-1]]
     cell = min(last, key=lambda cell: cell.link_bytes_per_s)
     picture, traces = folder / "timeline.png", folder / "trace.json"
-    pair = (cell.median_prediction, cell.median_run)
+    pair = cell.median_round()
     save_figure(draw_timeline(pair, step=plan.steps // 2), picture)
     for trace in pair:
         trace.save(folder / f"{trace.origin}.trace")
     yield f"picture: {picture} (step {plan.steps // 2} of {cell.schedule.name}, simulated above measured)"
-    both = {f"{c.schedule.name}, {_rate(c.link_bytes_per_s)}": (c.median_prediction, c.median_run) for c in cells}
+    both = {f"{c.schedule.name}, {_rate(c.link_bytes_per_s)}": c.median_round() for c in cells}
     labels = [f"{name}, {trace.origin}" for name, pair in both.items() for trace in pair]
     write_perfetto([trace for pair in both.values() for trace in pair], traces, labels)
     yield f"trace:   {traces} (open it at https://ui.perfetto.dev)"

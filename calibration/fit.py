@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
+from scipy.stats import trim_mean
 
 from calibration.samples import Sample
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
@@ -48,7 +49,7 @@ def fit(
     link = _link_line(samples, link_bytes_per_s, rng)
     slow = {kind: _slow_down(samples, kind, line, link_bytes_per_s) for kind, line in lines.items()}
     slow_transfer = _slow_transfer(samples, link, link_bytes_per_s)
-    gap = np.median([s.seconds for s in samples if s.what == "gap"])
+    gaps = {subject: _gap(samples, subject) for subject in ("launch", "collective", "wake")}
     rates = {kind: Rate(float(line.coefficients[0]), _inverse(line.coefficients[1])) for kind, line in lines.items()}
     latency_s, counts_s, s_per_byte, burst_s = link.coefficients.tolist()
     return Cluster(
@@ -56,7 +57,7 @@ def fit(
         ranks=ranks,
         compute=rates,
         link=Link(latency_s, 1 / s_per_byte, "pair", counts_s, burst_s / s_per_byte, buffered=True),
-        host=Host(float(gap), synchronous=True),
+        host=Host(gaps["launch"], gaps["collective"], gaps["wake"], synchronous=True),
         interference=Interference(slow, slow_transfer),
         jitter={**{k: line.scatter for k, line in lines.items()}, **dict.fromkeys(COLLECTIVES, link.scatter)},
         errors=_errors(lines, link),
@@ -69,9 +70,7 @@ def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resample
     best = _robust(features, seconds)
     picks = rng.integers(len(seconds), size=(resamples, len(seconds)))
     drawn = np.array([_robust(features[pick], seconds[pick]) for pick in picks])
-    residual = np.log(seconds / (features @ best))
-    # 1.4826 times the median deviation is the standard deviation of a normal scatter, whatever the outliers are.
-    scatter = 1.4826 * np.median(np.abs(residual - np.median(residual)))
+    scatter = np.log(seconds / (features @ best)).std()  # of all: a slow op holds the other ranks up, outlier or not
     return Line(best, drawn.std(axis=0), float(scatter))
 
 
@@ -134,6 +133,14 @@ def _slow_transfer(samples: Sequence[Sample], link: Line, rate: float) -> float:
     if not len(seconds):
         raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', rate)}")
     return max(0.0, float(np.median(seconds / link.at(features))) - 1)
+
+
+def _gap(samples: Sequence[Sample], subject: str) -> float:
+    """The mean without the 5 % at either end: gaps are many and add up, so their tail counts."""
+    mine = [s.seconds for s in samples if s.what == "gap" and s.subject == subject]
+    if not mine:
+        raise ValueError(f"the samples hold no gap called {subject}")
+    return float(trim_mean(mine, 0.05))
 
 
 def _inverse(s_per_flop: float) -> float:

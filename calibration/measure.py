@@ -37,6 +37,7 @@ def measure(
     images: Sequence[int] = (),
     steps: int = 8,
     repeats: int = 6,
+    seed: int = 0,
     progress: Tell = lambda _: None,
 ) -> Iterator[Sample]:
     """Samples of everything that a Cluster needs for `workload` on these ranks, at each link rate (bytes/s a pair).
@@ -53,7 +54,7 @@ def measure(
     for rate in rates:
         at_rate = replace(settings, link_bytes_per_s=rate)
         progress(f"transfers alone, {readable('_bytes_per_s', rate)}")
-        plan = _plan(workload, repeats, settings.seed)
+        plan = _plan(workload, repeats, seed)
         spans = np.array(ranks.call(transfer_on_rank, workload, at_rate, plan, True))
         yield from _transfer_samples(workload, rate, plan, spans)
         queue = Transfers(_load(workload).plan * repeats)
@@ -135,11 +136,18 @@ def _op_samples(
 
 
 def _gap_samples(rank: int, workload: Workload, steps: int, report: RankRun) -> Iterator[Sample]:
-    """What the host takes between two compute ops that follow each other."""
-    ops, spans = _schedule(workload, steps).ops, report.spans_s
-    for i in range(1, len(ops)):
-        if ops[i].step > 0 and ops[i].stream == ops[i - 1].stream == "compute":
-            yield Sample("gap", "host", 0.0, spans[i][0] - spans[i - 1][1], rank)
+    """What the host takes to go on from one op to the next, by what it issues.
+
+    launch: from a compute op to the next (not to those that wait for rows).  collective: from an A over the dispatch
+    that it posts to the S behind it.  wake: from then until the dispatch has begun, if it has not yet."""
+    schedule, spans = _schedule(workload, steps), report.spans_s
+    for i, op in enumerate(schedule.ops):
+        if op.step > 0 and op.kind in "PAFZ":
+            yield Sample("gap", "launch", 0.0, spans[i][0] - spans[i - 1][1], rank)
+        if op.step > 0 and op.kind == "S":
+            attended, posted = (spans[schedule.position[f"{kind}{op.step}.{op.layer}"]] for kind in "AD")
+            yield Sample("gap", "collective", 0.0, spans[i][0] - attended[1], rank)
+            yield Sample("gap", "wake", 0.0, max(0.0, posted[0] - spans[i][0]), rank)
 
 
 def _transfer_samples(

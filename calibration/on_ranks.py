@@ -43,7 +43,8 @@ def compute_on_rank(
         pace(settings.link_bytes_per_s)
         transport.barrier()
         beside = _Load(transport, workload, settings, load) if load else None
-        report = execute(schedule, model, EchoTransport(context.rank, context.world), noise, labels)
+        echo = EchoTransport(context.rank, context.world, None if beside else transport)
+        report = execute(schedule, model, echo, noise, labels)
         return report, _spans(beside.stop()) if beside else []
 
 

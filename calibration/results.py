@@ -48,7 +48,7 @@ class Result:
     error: float
     speed_up_predicted: float
     speed_up_measured: float
-    errors_by_kind: Mapping[str, float]  # of the median run against the median prediction, like the next two
+    errors_by_kind: Mapping[str, float]  # in the median round, like the next two
     errors_by_layer: Mapping[str, float]
     errors_by_step: Mapping[str, float]
 
@@ -74,7 +74,8 @@ def summarise(cells: Sequence[Cell]) -> list[Result]:
 
 
 def _result(cells: Sequence[Cell], cell: Cell) -> Result:
-    rows = compare(cell.median_prediction, cell.median_run)
+    median_predicted, median_measured = cell.median_round()
+    rows = compare(median_predicted, median_measured)
     errors = {level: {r.key: r.error for r in mine} for level, mine in groupby(rows, key=lambda row: row.level)}
     predicted, measured = speed_up(cells, cell)
     return Result(
@@ -82,7 +83,7 @@ def _result(cells: Sequence[Cell], cell: Cell) -> Result:
         cell.schedule.steps,
         cell.link_bytes_per_s,
         ages(cell.predicted[0].staleness),
-        ages(cell.median_run.staleness),
+        ages(median_measured.staleness),
         cell.same_staleness(),
         cell.predicted_s,
         cell.measured_s,

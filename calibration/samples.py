@@ -22,8 +22,9 @@ class Sample:
     """One timed thing on one rank.
 
     what "op": subject is the kind, size its FLOPs.  what "transfer": subject is "dispatch" or "combine", size the
-    bytes over the fullest link.  what "gap": between two compute ops that follow each other, size 0.
-    loaded: the other stream of the rank was busy throughout.  queued: the link was busy until this transfer began."""
+    bytes over the fullest link.  what "gap": subject is "launch", "collective" or "wake" (`Host`), size 0.
+    loaded: the other stream of the rank was busy throughout.  queued: the link was busy until this transfer began.
+    round: of measuring and running, on a machine that drifts."""
 
     what: str
     subject: str
@@ -33,6 +34,7 @@ class Sample:
     loaded: bool = False
     link_bytes_per_s: float | None = None
     queued: bool = False
+    round: int = 0
 
 
 def machine() -> dict[str, str]:

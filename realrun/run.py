@@ -62,7 +62,7 @@ def run(
 
     Raises ValueError if schedule, workload and ranks do not fit each other, RanksFailed if a rank failed."""
     check_fit(schedule, workload, settings, ranks.world)
-    reports = ranks.call(_run_rank, schedule, workload, settings, state)
+    reports = ranks.call(execute_rank, schedule, workload, settings, state)
     return join(schedule, workload, settings, reports)
 
 
@@ -75,7 +75,7 @@ def run_as_rank(
 ) -> Run | None:
     """The same on ranks that torchrun started, each of which calls this; the Run is rank 0's, the others get None."""
     check_fit(schedule, workload, settings, context.world)
-    mine = _run_rank(context, schedule, workload, settings, state)
+    mine = execute_rank(context, schedule, workload, settings, state)
     reports: list[RankRun] | None = [mine] * context.world if context.rank == 0 else None
     dist.gather_object(mine, reports, group=context.group)
     return None if reports is None else join(schedule, workload, settings, reports)
@@ -111,7 +111,7 @@ def build_model(
     return model
 
 
-def _run_rank(
+def execute_rank(
     context: RankContext,
     schedule: Schedule,
     workload: Workload,

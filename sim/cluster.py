@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.units import quantity, units_of
 
@@ -48,10 +51,13 @@ class Link:
 
 @dataclass(frozen=True)
 class Host:
-    """The thread that issues ops, launch_s each.  A synchronous host computes itself, as a CPU does: it issues the next
-    op when a compute op has ended; any other runs ahead."""
+    """The thread that issues ops: launch_s for a compute op, collective_s for a collective, which its stream notices
+    wake_s later.  A synchronous host computes itself, as a CPU does: it issues the next op when a compute op has ended;
+    any other runs ahead."""
 
     launch_s: float = 0.0
+    collective_s: float = 0.0
+    wake_s: float = 0.0
     synchronous: bool = False
     __pydantic_config__ = _CLOSED
 
@@ -88,27 +94,24 @@ class Cluster:
             raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
 
     def __str__(self) -> str:
-        from omegaconf import OmegaConf
-
-        text: str = OmegaConf.to_yaml(OmegaConf.create(asdict(self)))
+        text: str = yaml.safe_dump(asdict(self), sort_keys=False, width=100, allow_unicode=True)
         return text
 
     def save(self, path: Path | str) -> None:
         """Writes the YAML that `load` reads."""
-        Path(path).write_text(str(self))
+        with whole_file(path) as part:
+            part.write_text(str(self))
 
     @staticmethod
     def load(path: Path | str) -> Cluster:
         """The cluster in a YAML file.  Raises ValueError with every unknown key and unit, every value that is missing,
-        of the wrong type or out of range, a line each."""
-        import yaml
-        from omegaconf import OmegaConf
+        of the wrong type or out of range, a line each; OSError if the file cannot be read."""
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            data = OmegaConf.to_container(OmegaConf.load(path))
-        except (ValueError, OSError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            data = yaml.safe_load(Path(path).read_text())
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{path}: not YAML: {error}") from None
         problems: list[str] = []
         data = _in_si(data, "", problems)
         try:

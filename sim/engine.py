@@ -79,13 +79,15 @@ class _Machine:
         self.burst = {i: round(burst_s(self.ops[i], schedule, cluster.link) * TICKS_PER_S) for i in self.collectives}
         self.latency = round(cluster.link.latency_s * TICKS_PER_S)
         self.landed = -math.inf  # when the last collective ended
-        launch = round(cluster.host.launch_s * TICKS_PER_S)
-        blocks = [op.blocks or (cluster.host.synchronous and not t) for op, t in zip(schedule.ops, talks, strict=True)]
+        host = cluster.host
+        launch = [round((host.collective_s if t else host.launch_s) * TICKS_PER_S) for t in talks]
+        self.wake = [round(host.wake_s * TICKS_PER_S) * t for t in talks]
+        blocks = [op.blocks or (host.synchronous and not t) for op, t in zip(schedule.ops, talks, strict=True)]
         for rank in range(self.ranks):
             if any(blocks):
                 self.env.process(self._host(rank, launch, blocks))
             else:  # nothing holds this host up: when it issues what is known beforehand
-                self.issued[rank] = [launch * (i + 1) for i in range(len(talks))]
+                self.issued[rank] = (np.cumsum(launch, dtype=np.float64) + self.wake).tolist()
             self.env.process(self._compute_fluid(rank) if self.fluid.flows else self._compute(rank))
             self.env.process(self._communicate(rank))
 
@@ -97,10 +99,10 @@ class _Machine:
         reached[:, self.compute_ops] = start[:, self.compute_ops]
         return [(ticks - start.min()) / TICKS_PER_S for ticks in (reached, start, end)]
 
-    def _host(self, rank: int, launch: int, blocks: list[bool]) -> Process:
+    def _host(self, rank: int, launch: list[int], blocks: list[bool]) -> Process:
         for i, waits in enumerate(blocks):
-            yield Timeout(self.env, launch)
-            self.issued[rank][i] = self.env.now
+            yield Timeout(self.env, launch[i])
+            self.issued[rank][i] = self.env.now + self.wake[i]
             if i in self.issue[rank]:
                 self.issue[rank].pop(i).succeed()
             if waits and not 0 <= self.end[rank][i] <= self.env.now:
@@ -151,7 +153,7 @@ class _Machine:
             for j in self.waits[i]:
                 if not 0 <= end[j] <= self.env.now:
                     yield self._end(rank, j)
-            if not 0 <= issued[i] <= self.env.now:
+            while not 0 <= issued[i] <= self.env.now:
                 yield self._issue(rank, i)
             self.reached[rank][i] = self.env.now
             self.arrived[i] += 1

@@ -72,16 +72,18 @@ def load_schedule(source: str, steps: int | None = None, layers: int | None = No
         raise ScheduleError(f"{source}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ScheduleError(f"{source}: cannot be read as text: {error}") from None
+    said = {key: getattr(schedule, key) for key in ("steps", "layers", "top_k", "micro_batches")}
     for key, value in {"steps": steps, "layers": layers, **settings}.items():
-        if value is not None and getattr(schedule, key, None) != value:
-            has = f"{key}={getattr(schedule, key)}" if hasattr(schedule, key) else f"no {key}"
+        if value is not None and said.get(key) != value:
+            has = f"{key}={said[key]}" if key in said else f"no {key}"
             raise ScheduleError(f"{source} is a text with {has}, but {key}={value} was asked for")
     return schedule
 
 
 def _generate(name: str, steps: int | None, layers: int | None, settings: dict[str, Any]) -> Schedule:
     if steps is None or layers is None:
-        raise ScheduleError(f"{name}: say how many steps and layers")
+        missing = [what for what, value in [("steps", steps), ("layers", layers)] if value is None]
+        raise ScheduleError(f"{name}: say how many {' and '.join(missing)}")
     generator = SCHEDULES[name]
     given = {key: value for key, value in settings.items() if value is not None}
     if unknown := given.keys() - inspect.signature(generator).parameters.keys():

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sim.output import whole_file
 from sim.schedule import Op, Schedule, ScheduleError
 
 Array = npt.NDArray[np.float64]
@@ -131,7 +132,8 @@ class Trace:
 
     def save(self, path: Path | str) -> None:
         """Writes the text; `load` reads it back without loss."""
-        Path(path).write_text(str(self))
+        with whole_file(path) as part:
+            part.write_text(str(self))
 
     @staticmethod
     def load(path: Path | str) -> Trace:

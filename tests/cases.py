@@ -116,7 +116,7 @@ def machines(draw: st.DrawFn, ranks: int, bursts: bool = False) -> Cluster:
     return cluster(
         ranks,
         link=Link(latency_s, bytes_per_s, scope, 1e-6, burst_bytes, buffered),
-        host=Host(draw(st.sampled_from([0.0, 3e-7, 2e-5])), draw(st.booleans())),
+        host=Host(*(draw(st.sampled_from([0.0, 3e-7, 2e-5])) for _ in range(3)), draw(st.booleans())),
     )
 
 

@@ -45,7 +45,10 @@ def ticks(schedule: Schedule, workload: Workload, machine: Cluster) -> Ticks:
 
 def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> npt.NDArray[np.float64]:
     """Reached, start and end [3, rank, op] first-in first-out: the latest of what an op waits for, in one pass."""
-    alone, launch = ticks(schedule, workload, machine), round(machine.host.launch_s * 1e12)
+    alone = ticks(schedule, workload, machine)
+    launch, collective, wake = (
+        round(s * 1e12) for s in (machine.host.launch_s, machine.host.collective_s, machine.host.wake_s)
+    )
     host = np.zeros(machine.ranks, np.int64)
     free = {"compute": host, "communication": host}
     burst = round(machine.link.burst_bytes / machine.link.bytes_per_s * 1e12)
@@ -53,10 +56,11 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
     end: dict[str, Ticks] = {}
     times = []
     for op, duration in zip(schedule.ops, alone, strict=True):
-        host = host + launch
-        reached = np.max([host, free[op.stream], *(end[name] for name in schedule.inputs(op))], axis=0)
+        talks = op.stream == "communication"
+        host = host + (collective if talks else launch)
+        reached = np.max([host + wake * talks, free[op.stream], *(end[name] for name in schedule.inputs(op))], axis=0)
         start = reached
-        if op.stream == "communication":
+        if talks:
             start = np.full_like(reached, reached.max())
             saved = 0 if brings_counts(op, schedule) or op.kind == "N" else min(burst, start[0] - landed)
             duration = np.maximum(duration - saved, np.minimum(duration, latency))
@@ -315,7 +319,7 @@ def test_a_host_that_waits_issues_late() -> None:
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_launches_cost_time_where_the_host_is_slower_than_the_device(synchronous: bool) -> None:
     schedule = load_schedule("sync", 1, 1)
-    machine = round_machine(transfer_s=0.0, host=Host(launch_s=100.0, synchronous=synchronous))
+    machine = round_machine(transfer_s=0.0, host=Host(100.0, 100.0, synchronous=synchronous))
     trace = simulate(schedule, Workload(model(schedule), 2, 2), machine)
     computed = 1 + 2 + 3 + 4 + 5 + 6 + 7 if synchronous else 7
     assert trace.makespan_s == 8 * 100 + computed, "from the first op's start to the last one's end"

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from realrun.ranks import Ranks
+from realrun.cli import main
+from realrun.execute import RankRun
+from realrun.ranks import RankContext, Ranks, RanksFailed
 from realrun.reference import reference
-from realrun.run import Run, Settings, build_model, inputs, run
+from realrun.run import Run, Settings, build_model, execute_rank, inputs, run
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES, load_schedule
-from sim.trace import STREAMS
-from sim.workload import ModelShape, Workload
+from sim.trace import STREAMS, Trace
+from sim.workload import ModelShape, Routing, Workload
 
 SHAPE = ModelShape("tiny", layers=3, hidden=16, heads=2, experts=8, classes=10, latent=8)
 SETTINGS = Settings(seed=3, dtype="float64", keep_velocity=True)
@@ -91,3 +98,83 @@ def test_recorded_routing_counts_every_token_of_every_slot(ranks: Ranks) -> None
     made, workload = one_run(load_schedule("interweaved", 5, 3), ranks)
     assert (made.routing.counts.sum(axis=-1) == workload.tokens).all()
     assert made.routing.counts.std() > 0, "a router that spreads tokens evenly was not asked"
+
+
+# ------------------------------------------------------------------------------------------------ faults
+
+
+def lose_rank_1(
+    context: RankContext, how: signal.Signals, schedule: Schedule, workload: Workload, settings: Settings
+) -> RankRun:
+    if context.rank == 1:
+        threading.Timer(0.7, os.kill, (os.getpid(), how)).start()
+    return execute_rank(context, schedule, workload, settings, None)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGKILL, r"rank 0: [DC]\d\.\d: rank 1 closed its connection; rank 1: killed by signal 9"),
+        (signal.SIGSTOP, r"rank 0: [DC]\d\.\d: rank 0 waited 2.0 s for .*rank 1; rank 1: .*stopped"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_survivors_of_a_lost_rank_say_what_they_waited_for(how: signal.Signals, message: str) -> None:
+    schedule, slow = load_schedule("interweaved", 9, 3), Settings(link_bytes_per_s=1e4)
+    workload, began_s = Workload(SHAPE, 2, images=2, wire_bytes=4), time.monotonic()
+    with pytest.raises(RanksFailed, match=message), Ranks(2, timeout_s=2.0) as pool:
+        pool.call(lose_rank_1, how, schedule, workload, slow)
+    assert time.monotonic() - began_s < 15
+
+
+# ------------------------------------------------------------------------------------------ command line
+
+
+def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace, routing = tmp_path / "run.trace", tmp_path / "routing.npz"
+    words = [
+        "interweaved",
+        "--steps",
+        "3",
+        "--images",
+        "1",
+        "--dtype",
+        "float64",
+        "--link",
+        "80MB/s",
+        "--verify",
+        "--save",
+    ]
+    with pytest.raises(SystemExit) as exit_:
+        main([*words, "--save", str(trace), "--routing", str(routing)])
+    assert exit_.value.code == 0
+    said = capsys.readouterr().out
+    assert "interweaved steps=3 layers=4 top_k=2: 2 ranks over links of 80 MB/s" in said
+    assert "step by step 0 1 1" in said
+    assert float(said.split("without communication:")[1]) < 1e-10
+    assert Trace.load(trace).origin == "measured"
+    assert Routing.load(routing).counts.shape == (3, 4, 1, 2, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("nonsense --steps 3", "unknown schedule 'nonsense'"),
+        ("sync", "sync: say how many steps"),
+        ("sync --steps 3 --warm-up 1", "sync has no setting warm_up"),
+        ("sync --steps 3 --model huge", "unknown model 'huge'"),
+        ("sync --steps 3 --ranks 3", "8 experts cannot be spread evenly over 3 ranks"),
+        ("sync --steps 3 --ranks 16", "8 experts cannot be spread evenly over 16 ranks"),
+        ("sync --steps 3 --dtype float8", "unknown dtype 'float8'"),
+        ("sync --steps 3 --link 5ms", "unknown unit 'ms'"),
+        ("sync --steps 3 --save /nowhere/run.trace", "/nowhere/run.trace: its directory does not exist"),
+        ("tests/golden/show_interweaved_5_3.txt", "has layers=3, but"),
+    ],
+)
+def test_bad_input_shows_itself_and_starts_nothing(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(words.split())
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
