@@ -2,7 +2,7 @@
 
     python benchmarks/prediction.py
 
-The demo's workload at four link rates, in five rounds of measuring, predicting and running; no run is used for a fit.
+The demo's workload at three link rates, in five rounds of measuring, predicting and running; no run is used for a fit.
 Writes samples, clusters and results to calibration/data/cpu-2-ranks (`make readme` puts them into the README), and to
 benchmarks/results/overlap.json makespans against the longer of compute and communication, each timed alone."""
 
@@ -21,7 +21,7 @@ from calibration.samples import machine
 from realrun.ranks import Ranks
 
 ROOT = Path(__file__).parent.parent
-PLAN = Plan(steps=20, rates=(15e6, 25e6, 40e6, 80e6), rounds=5)
+PLAN = Plan(steps=20, rates=(15e6, 30e6, 80e6), rounds=5)
 
 
 def overlap(console: Console, cells: list) -> list[dict[str, object]]:  # type: ignore[type-arg]

@@ -1,13 +1,12 @@
 """A transport that moves nothing: what a rank sends comes back to it at once, as if every peer had sent the same.
 
 With it the runner computes what it always computes, in its own order and with warm and cold caches as they fall, and
-never waits: so compute ops are timed alone, on the very code that a real run takes.  Given a real transport, it posts
-each collective's header there and forgets it, so that what posting costs is seen.  The numbers computed are not
+never waits: so compute ops are timed alone, on the very code that a real run takes.  Each collective is posted, with
+nobody to wait for, on a real stream, so that what posting costs is seen.  The numbers computed are not
 those of a real run; the rows, and so the work, are as many as if each rank's tokens were this rank's."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,10 +28,10 @@ class _Arrived:
 
 
 class EchoTransport:
-    """A Transport without peers, of one rank of a world; headers are posted on `real`, if there is one."""
+    """A Transport of one rank of a world, without peers; collectives are posted on `stream`, of a world of one."""
 
-    def __init__(self, rank: int, world: int, real: Transport | None = None) -> None:
-        self.rank, self.world, self._real = rank, world, real
+    def __init__(self, rank: int, world: int, stream: Transport) -> None:
+        self.rank, self.world, self._stream = rank, world, stream
 
     def counts(self, name: str, header: Tensor) -> Pending:
         return self._arrive(name, header, lambda: torch.empty(0))
@@ -57,15 +56,13 @@ class EchoTransport:
         )
 
     def barrier(self) -> None:
-        """Nobody to meet, unless there is a real transport."""
-        if self._real is not None:
-            self._real.barrier()
+        """Nobody to meet, but what was posted has ended."""
+        self._stream.barrier()
 
     def close(self) -> None:
         """Nothing to give up."""
 
     def _arrive(self, name: str, header: Tensor, rows: Callable[[], Tensor]) -> Pending:
         mine = header[self.rank].expand(self.world, -1)
-        now_s = time.monotonic()
-        stamps = Stamps(now_s, now_s) if self._real is None else self._real.counts(name, header).stamps
-        return _Arrived(lambda: Parcel(rows().contiguous(), mine[:, 3:], mine[:, :3]), stamps)
+        posted = self._stream.counts(name, header[self.rank : self.rank + 1])
+        return _Arrived(lambda: Parcel(rows().contiguous(), mine[:, 3:], mine[:, :3]), posted.stamps)

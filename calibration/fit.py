@@ -8,7 +8,7 @@ robust fit's Jacobian are wrong.  A factor of interference is the median of load
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,7 @@ def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resample
     best = _robust(features, seconds)
     picks = rng.integers(len(seconds), size=(resamples, len(seconds)))
     drawn = np.array([_robust(features[pick], seconds[pick]) for pick in picks])
-    scatter = np.log(seconds / (features @ best)).std()  # of all: a slow op holds the other ranks up, outlier or not
-    return Line(best, drawn.std(axis=0), float(scatter))
+    return Line(best, drawn.std(axis=0), _scatter(features @ best, seconds))
 
 
 def _robust(features: Array, seconds: Array) -> Array:
@@ -107,14 +106,26 @@ def _link_line(samples: Sequence[Sample], rate: float, rng: np.random.Generator)
     features, seconds = _transfers(samples, rate, loaded=False)
     if not len(seconds):
         raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
-    return fit_line(features, seconds, rng)
+    line = fit_line(features, seconds, rng)
+    # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.
+    rested = np.array([not s.queued for s in samples if _is_transfer(s, rate, loaded=False)])
+    return replace(line, scatter=_scatter(features[rested] @ line.coefficients, seconds[rested]))
+
+
+def _scatter(fitted: Array, seconds: Array) -> float:
+    """Standard deviation of the logarithm, of all samples: a slow op holds other ranks up, outlier or not."""
+    return float(np.log(seconds / fitted).std())
+
+
+def _is_transfer(sample: Sample, rate: float, loaded: bool) -> bool:
+    return sample.what == "transfer" and sample.loaded == loaded and sample.link_bytes_per_s == rate
 
 
 def _transfers(samples: Sequence[Sample], rate: float, loaded: bool) -> tuple[Array, Array]:
     """Features [sample, (1, is a dispatch, bytes, -1 where a burst passes)] and seconds [sample].
 
     A rested link lets a burst of a combine pass; a dispatch's counts go first, and wake the link."""
-    mine = [s for s in samples if s.what == "transfer" and s.loaded == loaded and s.link_bytes_per_s == rate]
+    mine = [s for s in samples if _is_transfer(s, rate, loaded)]
     rows = [(1.0, d := s.subject == "dispatch", s.size, -float(not (d or s.queued))) for s in mine]
     features = np.array(rows, dtype=np.float64).reshape(-1, 4)
     return features, np.array([s.seconds for s in mine])

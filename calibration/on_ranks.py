@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,8 +43,9 @@ def compute_on_rank(
         pace(settings.link_bytes_per_s)
         transport.barrier()
         beside = _Load(transport, workload, settings, load) if load else None
-        echo = EchoTransport(context.rank, context.world, None if beside else transport)
-        report = execute(schedule, model, echo, noise, labels)
+        with GlooTransport(replace(context, rank=0, world=1)) as stream:
+            echo = EchoTransport(context.rank, context.world, stream)
+            report = execute(schedule, model, echo, noise, labels)
         return report, _spans(beside.stop()) if beside else []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from cases import cluster
 from rich.console import Console
 from typer.testing import CliRunner
@@ -22,8 +23,9 @@ from calibration.echo import EchoTransport
 from calibration.fit import NO_SLOPE, fit
 from calibration.measure import measure
 from calibration.samples import Sample
-from realrun.ranks import Ranks
+from realrun.ranks import RankContext, Ranks
 from realrun.run import Settings
+from realrun.transport import GlooTransport
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.engine import simulate
 from sim.schedules import load_schedule
@@ -203,10 +205,13 @@ def test_measuring_yields_all_that_a_fit_needs(ranks: Ranks) -> None:
     assert fit(taken, 2, RATE, META).ranks == 2
 
 
-def test_an_echo_computes_as_many_rows_as_if_all_ranks_sent_alike() -> None:
-    import torch
+def test_an_echo_computes_as_many_rows_as_if_all_ranks_sent_alike(ranks: Ranks) -> None:
+    ranks.call(check_echo)
 
-    echo = EchoTransport(rank=1, world=2)
+
+def check_echo(context: RankContext) -> None:
+    alone = GlooTransport(replace(context, rank=0, world=1))
+    echo = EchoTransport(rank=1, world=2, stream=alone)
     rows, header = torch.arange(10.0)[:, None], torch.tensor([[0, 0, 0, 3, 1], [4, 5, 0, 2, 4]])
     parcel = echo.dispatch("D4.5", rows, header).wait()
     assert parcel.rows_RD[:, 0].tolist() == [4.0, 5, 6, 7, 8, 9] * 2
@@ -214,6 +219,8 @@ def test_an_echo_computes_as_many_rows_as_if_all_ranks_sent_alike() -> None:
     assert parcel.tags.tolist() == [[4, 5, 0]] * 2
     assert len(echo.combine("C4.5", parcel.rows_RD, header, [3, 4]).wait().rows_RD) == 7
     assert len(echo.combine("C4.5", parcel.rows_RD[:0], header, [3, 4]).wait().rows_RD) == 7
+    echo.barrier()
+    alone.close()
 
 
 def test_the_main_job_in_small(tmp_path: Path) -> None:
