@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -102,14 +101,12 @@ def _save(plan: Plan, folder: Path, meta: Mapping[str, str], taken: Sequence[Sam
 
 def show(summary: Sequence[Result], console: Console) -> None:
     """The one table."""
-    table = Table(
-        title="Predicted from microbenchmarks, then really run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = Table(title="Predicted from microbenchmarks, then really run", box=None, padding=(0, 1, 0, 0))
     for heading in results.HEADINGS:
         table.add_column("\n".join(heading), justify="right" if heading[1] else "left", no_wrap=True)
     for before, result in zip([None, *summary], summary, strict=False):
         if before and before.link_bytes_per_s != result.link_bytes_per_s:
-            table.add_section()
+            table.add_row()
         table.add_row(*result.row())
     console.print(table)
     console.print(results.verdict(summary))

@@ -41,7 +41,7 @@ def machine() -> dict[str, str]:
     """What this process can say about where it runs."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", *sys.argv[0:1], *sys.argv[1:]]),
+        "command": " ".join(["python", _program(Path(sys.argv[0])), *sys.argv[1:]]),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "system": platform.platform(terse=True),
@@ -68,6 +68,11 @@ def load(folder: Path) -> tuple[list[Sample], dict[str, str]]:
             raise ValueError(f"{folder / 'samples.jsonl'}, line {number}: {error}\n    {line}") from None
     meta: dict[str, str] = json.loads((folder / "meta.json").read_text())
     return samples, meta
+
+
+def _program(path: Path) -> str:
+    """`-m calibration` or `benchmarks/prediction.py`: what was run, wherever it lies."""
+    return f"-m {path.parent.name}" if path.name == "__main__.py" else "/".join(path.parts[-2:])
 
 
 def _processor() -> str:
