@@ -68,4 +68,6 @@ def readme(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
-    run_app(app, arguments)
+    from realrun.ranks import RanksFailed
+
+    run_app(app, arguments, faults=(RanksFailed,))

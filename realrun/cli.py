@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.output import refuse_unwritable, whole_file
+from sim.output import refuse_unwritable
 from sim.schedules import SCHEDULES, load_schedule
+from sim.terminal import run_app
 from sim.units import quantity, readable
 from sim.workload import MODELS, Workload
 
@@ -29,9 +30,10 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
-    from sim.terminal import run_app
+    from realrun.ranks import RanksFailed
+    from realrun.transport import TransferError
 
-    run_app(app, arguments)
+    run_app(app, arguments, faults=(RanksFailed, TransferError))
 
 
 @app.command(help=__doc__)
@@ -58,6 +60,8 @@ def realrun(
 
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
+    if save is not None and save == routing:
+        raise ValueError(f"{save} is named twice: for the trace and for the routing")
     for path in (save, routing):
         if path is not None:
             refuse_unwritable(path)
@@ -76,8 +80,7 @@ def realrun(
     if save is not None:
         made.trace.save(save)
     if routing is not None:
-        with whole_file(routing) as part:
-            made.routing.save(part)
+        made.routing.save(routing)
 
 
 def _world(ranks: int | None) -> int:

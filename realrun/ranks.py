@@ -38,6 +38,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GOODBYE = b""
 _GONE = "gone"
 _START_S = 120.0  # for all processes to be up; the first pool of a program also imports torch
+_LONGEST_S = 1e6  # of a timeout
 _GRACE_S = 2.0  # for a rank to report, after the timeout of a transfer
 _LOOK_S = 0.25  # between looks at the ranks that have not answered
 
@@ -128,8 +129,10 @@ class Ranks:
     its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
 
     def __init__(self, world: int, timeout_s: float = 60.0, threads: int = 1, pin: bool = False) -> None:
-        if world < 1 or threads < 1 or timeout_s <= 0:
-            raise ValueError(f"world={world}, threads={threads} and timeout_s={timeout_s} should be above 0")
+        if world < 1 or threads < 1:
+            raise ValueError(f"world={world} and threads={threads} should be at least 1")
+        if not 0 < timeout_s <= _LONGEST_S:
+            raise ValueError(f"timeout_s={timeout_s} should be above 0 and at most {_LONGEST_S:g}")
         self.world, self.timeout_s, self._threads, self._pin = world, timeout_s, threads, pin
         self._folder = ""
         self._members: list[_Member] = []

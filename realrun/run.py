@@ -39,6 +39,10 @@ class Settings:
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} should be 0 to {2**32 - 1}")
+        if self.link_bytes_per_s is not None and not 1 <= self.link_bytes_per_s < 2**63:
+            raise ValueError(f"link: {self.link_bytes_per_s:g} bytes/s should be at least 1 and finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,8 @@ def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world:
         raise ValueError(f"{settings.dtype} rows take {size} bytes an element on the wire, not {workload.wire_bytes}")
     if workload.ranks != world:
         raise ValueError(f"the workload is for {workload.ranks} ranks, but {world} are running")
+    if settings.link_bytes_per_s is not None and world == 1:
+        raise ValueError(f"link: {settings.link_bytes_per_s:g} bytes/s has no effect on 1 rank")
     if workload.routing is not None:
         raise ValueError(f"a real run routes by its own router: routing {workload.routing.source} has no effect")
 

@@ -109,18 +109,29 @@ class Cluster:
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            data = yaml.load(Path(path).read_text(), _OnceOnly) or {}
+        except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path}: not YAML: {error}") from None
         problems: list[str] = []
         data = _in_si(data, "", problems)
         try:
-            cluster = TypeAdapter(Cluster).validate_python(data)
+            cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
         except ValidationError as error:
             problems += [*_readable(error.errors()), *_problems(data)]
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
         return cluster
+
+
+class _OnceOnly(yaml.SafeLoader):
+    """YAML in which a key may stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", node.value[i][0].start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _problems(cluster: Any) -> list[str]:
@@ -135,9 +146,11 @@ def _problems(cluster: Any) -> list[str]:
     scope = (_table(cluster, "link") or {}).get("scope", "port")
     if scope not in ("pair", "port"):
         problems.append(f"link.scope={scope!r} should be 'pair' or 'port'")
-    numbers = {key: value for key, value in _numbers(cluster).items() if not key.startswith("errors.")}
+    numbers = _numbers(cluster)
+    strange = [key for key in _table(cluster, "errors") or () if key not in numbers]
+    problems += [f"errors.{key}: there is no number {key}" for key in strange]
     for key, value in numbers.items():
-        positive = key.endswith("_per_s") or key == "ranks"
+        positive = (key.endswith("_per_s") or key == "ranks") and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
     return problems

@@ -27,6 +27,7 @@ from sim.trace import Trace
 from sim.workload import Workload
 
 TICKS_PER_S = 1e12
+LONGEST_S = 1e12  # of one op; what is longer is a slip in a number
 Process = Generator[Event, object, None]
 
 
@@ -41,6 +42,9 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     seconds = durations_s(schedule, workload, cluster)
     if seed is not None:
         seconds = seconds * _noise(schedule, cluster, seed)
+    if not (seconds <= LONGEST_S).all():
+        op = schedule.ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=1)))]
+        raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {cluster.name}")
     machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}

@@ -44,7 +44,10 @@ def quantity(name: str, value: object) -> float:
     if found[2] and found[2] not in units:
         known = ", ".join(units) or "none: it is a plain number"
         raise ValueError(f"{name}: unknown unit {found[2]!r} in {value!r}; known here: {known}")
-    return float(Decimal(found[1]) * Decimal(repr(units.get(found[2], 1.0))))  # "5 us" is 5e-6, to the last bit
+    try:
+        return float(Decimal(found[1]) * Decimal(repr(units.get(found[2], 1.0))))  # "5 us" is 5e-6, to the last bit
+    except ArithmeticError:
+        raise ValueError(f"{name}: {value!r} is too large or too small") from None
 
 
 def readable(name: str, value: float) -> str:

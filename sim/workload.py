@@ -13,6 +13,7 @@ from zipfile import is_zipfile
 import numpy as np
 import numpy.typing as npt
 
+from sim.output import whole_file
 from sim.schedule import Op, Schedule
 
 Array = npt.NDArray[np.float64]
@@ -96,7 +97,8 @@ class Routing:
 
     def save(self, path: Path | str) -> None:
         """Writes an .npz that `load` reads."""
-        np.savez_compressed(path, counts=self.counts, source=np.array(self.source))
+        with whole_file(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, counts=self.counts, source=np.array(self.source))
 
     @staticmethod
     def load(path: Path | str) -> Routing:
@@ -122,9 +124,9 @@ class Workload:
     routing: Routing | None = None  # None: balanced
 
     def __post_init__(self) -> None:
-        for name in ("ranks", "images", "wire_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"workload: {name}={getattr(self, name)} should be at least 1")
+        for name, most in [("ranks", 2**20), ("images", 2**20), ("wire_bytes", 16)]:
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"workload: {name}={getattr(self, name)} should be 1 to {most}")
         if self.model.experts % self.ranks:
             raise ValueError(f"workload: {self.model.experts} experts cannot be spread evenly over {self.ranks} ranks")
 

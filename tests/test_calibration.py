@@ -199,7 +199,7 @@ def test_measuring_yields_all_that_a_fit_needs(ranks: Ranks) -> None:
     taken = [*measure(ranks, workload, Settings(), [RATE], images=[2], steps=20, repeats=2, progress=told.append)]
     assert told == ["compute alone", "transfers alone, 20 MB/s", "compute and transfers together, 20 MB/s"]
     assert {s.rank for s in taken} == {0, 1}
-    assert min(s.seconds for s in taken) > 0
+    assert min(s.seconds for s in taken if s.subject != "wake") > 0
     experts = sorted({s.size for s in taken if s.subject == "E"})
     assert experts[-1] > experts[0], "routing makes sizes of its own"
     assert fit(taken, 2, RATE, META).ranks == 2
@@ -210,17 +210,16 @@ def test_an_echo_computes_as_many_rows_as_if_all_ranks_sent_alike(ranks: Ranks) 
 
 
 def check_echo(context: RankContext) -> None:
-    alone = GlooTransport(replace(context, rank=0, world=1))
-    echo = EchoTransport(rank=1, world=2, stream=alone)
-    rows, header = torch.arange(10.0)[:, None], torch.tensor([[0, 0, 0, 3, 1], [4, 5, 0, 2, 4]])
-    parcel = echo.dispatch("D4.5", rows, header).wait()
-    assert parcel.rows_RD[:, 0].tolist() == [4.0, 5, 6, 7, 8, 9] * 2
-    assert parcel.counts.tolist() == [[2, 4]] * 2
-    assert parcel.tags.tolist() == [[4, 5, 0]] * 2
-    assert len(echo.combine("C4.5", parcel.rows_RD, header, [3, 4]).wait().rows_RD) == 7
-    assert len(echo.combine("C4.5", parcel.rows_RD[:0], header, [3, 4]).wait().rows_RD) == 7
-    echo.barrier()
-    alone.close()
+    with GlooTransport(replace(context, rank=0, world=1)) as alone:
+        echo = EchoTransport(rank=1, world=2, stream=alone)
+        rows, header = torch.arange(10.0)[:, None], torch.tensor([[0, 0, 0, 3, 1], [4, 5, 0, 2, 4]])
+        parcel = echo.dispatch("D4.5", rows, header).wait()
+        assert parcel.rows_RD[:, 0].tolist() == [4.0, 5, 6, 7, 8, 9] * 2
+        assert parcel.counts.tolist() == [[2, 4]] * 2
+        assert parcel.tags.tolist() == [[4, 5, 0]] * 2
+        assert len(echo.combine("C4.5", parcel.rows_RD, header, [3, 4]).wait().rows_RD) == 7
+        assert len(echo.combine("C4.5", parcel.rows_RD[:0], header, [3, 4]).wait().rows_RD) == 7
+        echo.barrier()
 
 
 def test_the_main_job_in_small(tmp_path: Path) -> None:

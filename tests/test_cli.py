@@ -316,7 +316,7 @@ ONE = "simulate sync --steps 3 --cluster c.yaml --model S --images 2"
 BAD = {
     "show nope": "unknown schedule 'nope': neither a file nor one of sync",
     "show interweaved": "interweaved: say how many steps and layers",
-    "show sync --steps 3": "sync: say how many steps and layers",
+    "show sync --steps 3": "sync: say how many layers",
     "show sync --steps 0 --layers 2": "steps=0 should be at least 1",
     "show sync --steps 3 --layers 2 --warm-up 1": "sync has no setting warm_up",
     "show displaced --steps 3 --layers 2 --warm-up 3": "warm_up=3 should be less than steps=3",

@@ -54,14 +54,16 @@ def test_a_file_may_write_units(file: Path) -> None:
 numbers = st.floats(0, 1e30)
 rates = st.builds(Rate, numbers, st.floats(1e-30, 1e30))
 some_kinds = st.dictionaries(st.sampled_from(COMPUTE_KINDS), numbers)
-words = st.text(st.characters(codec="utf-8", exclude_characters="$"))
+words = st.text(st.characters(codec="utf-8"))
 clusters = st.builds(
     Cluster,
     name=words,
     ranks=st.integers(1, 99),
     compute=st.fixed_dictionaries(dict.fromkeys(COMPUTE_KINDS, rates)),
-    link=st.builds(Link, numbers, st.floats(1e-30, 1e30), st.sampled_from(["pair", "port"]), numbers),
-    host=st.builds(Host, numbers, st.booleans()),
+    link=st.builds(
+        Link, numbers, st.floats(1e-30, 1e30), st.sampled_from(["pair", "port"]), numbers, numbers, st.booleans()
+    ),
+    host=st.builds(Host, numbers, numbers, numbers, st.booleans()),
     interference=st.builds(Interference, some_kinds, numbers),
     jitter=some_kinds,
     errors=st.dictionaries(st.sampled_from(["link.latency_s", "compute.A.flops_per_s"]), numbers),
@@ -109,22 +111,20 @@ def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (None, "No such file"),
         ("", "name: missing"),
         ("a: [", "while parsing"),
         ("name: a\nname: b", "duplicate key name"),
         ("- name", "Input should be a dictionary"),
-        ("3", "Invalid loaded object type: int"),
+        ("3", "Input should be a dictionary"),
         ("host: 3", "host: Input should be a dictionary"),
         ("link: {latency_s: 1 us}", "link.bytes_per_s: missing"),
     ],
 )
-def test_what_is_no_cluster_is_refused(file: Path, text: str | None, why: str) -> None:
-    if text is not None:
-        file.write_text(text)
+def test_what_is_no_cluster_is_refused(file: Path, text: str, why: str) -> None:
+    file.write_text(text)
     with pytest.raises(ValueError, match=why) as error:
         Cluster.load(file)
-    assert all(str(file) in line or line[0] in " df" for line in str(error.value).splitlines())
+    assert all(str(file) in line or line[0] in " dfe" for line in str(error.value).splitlines())
 
 
 @pytest.mark.parametrize(
