@@ -33,7 +33,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure and run.  The default takes about two minutes on two cores.
+    """What to measure and run.  The default takes two to three minutes on two cores.
 
     Of its links the slow one makes communication dominate (about twice the compute), the fast one compute."""
 

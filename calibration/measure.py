@@ -96,7 +96,7 @@ def _echo(
 
 
 def time_alone(ranks: Ranks, schedule: Schedule, workload: Workload, settings: Settings) -> tuple[float, float]:
-    """Seconds of all compute ops of `schedule` without a link, and of all its collectives without compute.
+    """Seconds of all compute ops of `schedule` without a link, and of its dispatches and combines without compute.
 
     No order can be faster than the longer of the two.  `workload` holds the routing whose rows are sent."""
     computed = ranks.call(compute_on_rank, schedule, workload, settings, None)

@@ -108,7 +108,8 @@ def verdict(results: Sequence[Result]) -> str:
     ratios = [abs(r.speed_up_predicted / r.speed_up_measured - 1) for r in results if r.schedule != "sync"]
     return (
         f"makespan off by {mean(errors):.1%} on average, {max(errors):.1%} at worst; "
-        f"speed-up over sync off by {mean(ratios):.1%} on average, {max(ratios):.1%} at worst"
+        f"speed-up over sync off by {mean(ratios):.1%} on average, {max(ratios):.1%} at worst "
+        "(errors and speed-ups are ratios within a round, and their median over the rounds)"
     )
 
 

@@ -120,6 +120,6 @@ def _verify(made: Run, schedule: Schedule, workload: Workload, settings: Setting
     furthest = 0.0
     for rank, final in enumerate(made.final):
         mine = range(rank * workload.images, (rank + 1) * workload.images)
-        expected, _ = reference(schedule, model, *inputs(workload.model, mine, settings))
+        expected, _ = reference(schedule, model, *inputs(workload.model, mine, settings), settings.guidance)
         furthest = max(furthest, float((final - expected).abs().max()))
     print(f"largest difference from one process without communication: {furthest:.3g}")

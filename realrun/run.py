@@ -124,6 +124,7 @@ def execute_rank(
     settings: Settings,
     state: Mapping[str, Tensor] | None,
 ) -> RankRun:
+    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule."""
     shape, images = workload.model, workload.images
     model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
     noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)

@@ -9,6 +9,13 @@ cannot be issued in different orders on different ranks.
     displaced    A3.1 D3.1 S3.1 E2.1 C2.1 R3.1<1     each all-to-all has a step of slack
     interweaved  A3.1 D3.1 S3.1 E3.0 C3.0 R3.1<2     the experts of layer 0 run inside layer 1
 
+A whole schedule is a header and ops, between blanks and line ends; P, F and Z (embedding, final layer, solver step)
+frame each step, and `#` begins a comment:
+
+    mine steps=2 layers=1 top_k=2         # and micro_batches=2, where the batch is cut
+    P0  A0.0 D0.0 S0.0 E0.0 C0.0 R0.0<0  F0 Z0
+    P1  A1.0 S1.0 R1.0<0                 F1 Z1      # step 1 adds the outputs of step 0 again: age 1
+
     D3.1a       an op of micro-batch a (none written: the whole batch)
     D3.1:0      sends slot 0 (a token's best expert) only; E and C of the same chain follow
     R4.1<3,2    adds slot 0 of step 3 and slot 1 of step 2 (`<3`: every slot of step 3)

@@ -126,7 +126,7 @@ class Workload:
     def __post_init__(self) -> None:
         for name, most in [("ranks", 2**20), ("images", 2**20), ("wire_bytes", 16)]:
             if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"workload: {name}={getattr(self, name)} should be 1 to {most}")
+                raise ValueError(f"workload: {name}={getattr(self, name)} should be at least 1 and at most {most}")
         if self.model.experts % self.ranks:
             raise ValueError(f"workload: {self.model.experts} experts cannot be spread evenly over {self.ranks} ranks")
 
