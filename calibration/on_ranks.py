@@ -67,7 +67,7 @@ def transfer_on_rank(
 def replay_on_rank(
     context: RankContext, schedule: Schedule, workload: Workload, settings: Settings
 ) -> tuple[float, float]:
-    """When this rank was ready, and when the last of the schedule's dispatches and combines, back to back, had ended."""
+    """When this rank was ready, and when all dispatches and combines of the schedule, back to back, had ended."""
     fitted, hidden, dtype = workload.fits(schedule), workload.model.hidden, DTYPES[settings.dtype]
     pendings: list[Pending] = []
     with GlooTransport(context) as transport:

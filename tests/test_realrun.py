@@ -145,9 +145,9 @@ def test_survivors_of_a_lost_rank_say_what_they_waited_for(how: signal.Signals, 
 
 def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace, routing = tmp_path / "run.trace", tmp_path / "routing.npz"
-    words = "interweaved --steps 3 --images 1 --dtype float64 --link 80MB/s --verify --save".split()
+    words = ["interweaved", "--steps", "3", "--images", "1", "--dtype", "float64", "--link", "80MB/s", "--verify"]
     with pytest.raises(SystemExit) as exit_:
-        main([*words, str(trace), "--routing", str(routing)])
+        main([*words, "--save", str(trace), "--routing", str(routing)])
     assert exit_.value.code == 0
     said = capsys.readouterr().out
     assert "interweaved steps=3 layers=4 top_k=2: 2 ranks over links of 80 MB/s" in said
