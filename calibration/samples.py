@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from sim.output import whole_file
@@ -46,6 +47,7 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy", "simpy")},
     }
 
 

@@ -124,7 +124,11 @@ def execute_rank(
     settings: Settings,
     state: Mapping[str, Tensor] | None,
 ) -> RankRun:
-    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule."""
+    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule.
+
+    Raises ValueError on a device that no transport serves yet."""
+    if context.device.type != "cpu":
+        raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
     shape, images = workload.model, workload.images
     model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
     noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
