@@ -11,9 +11,9 @@ is ten times slower."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Generator, Sequence
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,15 @@ class _Machine:
         # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.
         self.waits = [[j for j in needs if talks[j] != t] for needs, t in zip(schedule.needs, talks, strict=True)]
         self.reached, self.start, self.end, self.issued = ([[-1.0] * len(talks) for _ in ticks] for _ in range(4))
-        self.over = {i: self._ends(i) for i in self.collectives}  # [rank] triggered by the end of a collective there
+        # Ranks where a collective takes equally long share a timer, and the event that their end of it triggers.
+        alike = functools.cache(_alike)
+        self.together = {i: alike(tuple(mine[i] for mine in ticks)) for i in self.collectives}
+        self.over: dict[int, list[Event]] = {i: [Event(self.env)] * len(ticks) for i in self.collectives}  # [rank]
+        for i, groups in self.together.items():
+            for _, ranks in groups[1:]:
+                shared = Event(self.env)
+                for rank in ranks:
+                    self.over[i][rank] = shared
         self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.arrived = [0] * len(talks)
@@ -165,28 +173,22 @@ class _Machine:
                 self._begin(i)
             yield self.over[i][rank]
 
-    def _ends(self, i: int) -> list[Event]:
-        """[rank]: what the end of collective `i` will trigger; ranks where it takes equally long share one event."""
-        events = {ticks[i]: Event(self.env) for ticks in self.ticks}
-        return [events[ticks[i]] for ticks in self.ticks]
-
     def _begin(self, i: int) -> None:
         """The last rank has reached collective `i`: it is under way."""
-        saved = min(self.burst[i], self.env.now - self.landed)  # sent at once, by a link that was idle
-        together: dict[float, list[int]] = {}
-        for rank, start in enumerate(self.start):
-            start[i] = self.env.now
-            together.setdefault(self.ticks[rank][i], []).append(rank)
-        for ticks, ranks in together.items():
+        now = self.env.now
+        saved = min(self.burst[i], now - self.landed)  # sent at once, by a link that was idle
+        for start in self.start:
+            start[i] = now
+        for ticks, ranks in self.together[i]:
             timer = self.fluid.transfer(max(ticks - saved, min(ticks, self.latency)), ranks)
             assert timer.callbacks is not None
-            timer.callbacks.append(partial(self._finish, i, ranks))
+            timer.callbacks.append(functools.partial(self._finish, i, ranks))
 
     def _finish(self, i: int, ranks: list[int], _: Event) -> None:
-        self.landed = self.env.now
+        self.landed = now = self.env.now
         self.fluid.arrive(ranks)
         for rank in ranks:
-            self.end[rank][i] = self.env.now
+            self.end[rank][i] = now
         self.over[i][ranks[0]].succeed()
 
     def _end(self, rank: int, i: int) -> Event:
@@ -200,6 +202,14 @@ class _Machine:
         if self.issued[rank][i] < 0:
             return self.issue[rank].setdefault(i, Event(self.env))
         return Timeout(self.env, self.issued[rank][i] - self.env.now)
+
+
+def _alike(ticks: tuple[float, ...]) -> list[tuple[float, list[int]]]:
+    """(ticks, ranks that take as long), of ticks [rank]."""
+    groups: dict[float, list[int]] = {}
+    for rank, mine in enumerate(ticks):
+        groups.setdefault(mine, []).append(rank)
+    return list(groups.items())
 
 
 def _pass_on(event: Event, timer: Timeout) -> None:
@@ -273,6 +283,8 @@ class _Fluid:
 
     def arrive(self, ranks: Sequence[int]) -> None:
         """The collective has ended on these ranks."""
+        if not self.flows:
+            return
         for rank in ranks:
             self.transferring[rank] = None
             if computing := self.computing[rank]:
