@@ -62,8 +62,9 @@ def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
         routed = replace(plan.workload, routing=record_routing(ranks, plan.workload, plan.settings, schedules[0]))
         rounds = [_round(plan, ranks, schedules, routed, number, meta, tell) for number in range(plan.rounds)]
     cells = join([(predicted, measured) for _, predicted, measured in rounds])
-    _save(plan, folder, meta, [sample for taken, _, _ in rounds for sample in taken], cells)
-    show(results.summarise(cells), console)
+    summary = results.summarise(cells)
+    _save(plan, folder, meta, [sample for taken, _, _ in rounds for sample in taken], summary)
+    show(summary, console)
     for line in write_pictures(cells, plan, folder):
         console.print(line, soft_wrap=True)
     return cells
@@ -91,12 +92,14 @@ def _clusters(plan: Plan, taken: Sequence[Sample], meta: Mapping[str, str]) -> d
     return {rate: fit(taken, plan.workload.ranks, rate, meta) for rate in plan.rates}
 
 
-def _save(plan: Plan, folder: Path, meta: Mapping[str, str], taken: Sequence[Sample], cells: Sequence[Cell]) -> None:
+def _save(
+    plan: Plan, folder: Path, meta: Mapping[str, str], taken: Sequence[Sample], summary: Sequence[Result]
+) -> None:
     """The bundle, a Cluster for each link rate fitted to the samples of all rounds, and the results."""
     samples.save(folder / "samples", taken, meta)
     for rate, cluster in _clusters(plan, taken, meta).items():
         cluster.save(folder / f"cluster-{_rate(rate).replace(' ', '').replace('/', '-per-')}.yaml")
-    results.save(folder / "results.json", results.summarise(cells), meta)
+    results.save(folder / "results.json", summary, meta)
 
 
 def show(summary: Sequence[Result], console: Console) -> None:

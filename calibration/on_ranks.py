@@ -16,7 +16,7 @@ from calibration.echo import EchoTransport
 from realrun.execute import RankRun, execute
 from realrun.pacing import pace
 from realrun.ranks import RankContext
-from realrun.run import DTYPES, Settings, build_model, inputs
+from realrun.run import DTYPES, Settings, prepare
 from realrun.transport import GlooTransport, Pending
 from sim.schedule import Schedule
 from sim.workload import Workload
@@ -36,9 +36,7 @@ def compute_on_rank(
     context: RankContext, schedule: Schedule, workload: Workload, settings: Settings, load: Transfers | None
 ) -> tuple[RankRun, Spans]:
     """`schedule` over a transport that moves nothing, and the spans of the load, if any, that ran beside it."""
-    shape, images = workload.model, workload.images
-    model = build_model(shape, range(context.rank, shape.experts, context.world), settings)
-    noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+    model, noise, labels = prepare(context, workload, settings)
     with GlooTransport(context) as transport:
         pace(settings.link_bytes_per_s)
         transport.barrier()

@@ -117,6 +117,15 @@ def build_model(
     return model
 
 
+def prepare(
+    context: RankContext, workload: Workload, settings: Settings, state: Mapping[str, Tensor] | None = None
+) -> tuple[DiTMoE, Tensor, Tensor]:
+    """What a rank works with: its part of the model, and noise and labels of its own images."""
+    shape, images = workload.model, workload.images
+    model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
+    return model, *inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+
+
 def execute_rank(
     context: RankContext,
     schedule: Schedule,
@@ -129,9 +138,7 @@ def execute_rank(
     Raises ValueError on a device that no transport serves yet."""
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
-    shape, images = workload.model, workload.images
-    model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
-    noise, labels = inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+    model, noise, labels = prepare(context, workload, settings, state)
     if context.world > 1:
         pace(settings.link_bytes_per_s)
     with GlooTransport(context) as transport:
