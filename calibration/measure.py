@@ -101,7 +101,7 @@ def time_alone(ranks: Ranks, schedule: Schedule, workload: Workload, settings: S
     No order can be faster than the longer of the two.  `workload` holds the routing whose rows are sent."""
     computed = ranks.call(compute_on_rank, schedule, workload, settings, None)
     sent = np.array(ranks.call(replay_on_rank, schedule, workload, settings))  # [rank, 2]
-    talks = np.array([op.stream == "communication" for op in schedule.ops])
+    talks = np.array(schedule.on_communication)
     busy_s = [float(np.diff(np.array(report.spans_s)[~talks]).sum()) for report, _ in computed]
     return max(busy_s), float(sent[:, 1].max() - sent[:, 0].max())
 

@@ -155,7 +155,7 @@ def join(schedule: Schedule, workload: Workload, settings: Settings, reports: li
     spans = np.array([report.spans_s for report in reports])  # [rank, op, 2]
     spans -= spans.min()
     reached, end = spans[:, :, 0], spans[:, :, 1]
-    talks = np.array([op.stream == "communication" for op in schedule.ops])
+    talks = np.array(schedule.on_communication)
     start = np.where(talks, reached.max(axis=0), reached)
     ages = np.max([report.staleness.numpy() for report in reports], axis=0)
     about = {**workload.about(), **_about(settings)}

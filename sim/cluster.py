@@ -17,7 +17,8 @@ from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.units import quantity, units_of
 
-COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in COLLECTIVES)
+COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in (*COLLECTIVES, "Q"))
+_ALSO = ("Q",)  # of schedules with sharded patches only; without a rate of its own it has that of A (sim/cost.py)
 _CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
 
 
@@ -136,7 +137,7 @@ class _OnceOnly(yaml.SafeLoader):
 
 def _problems(cluster: Any) -> list[str]:
     """What is wrong with the numbers and kinds of a cluster, given as plain tables, of which any may be missing."""
-    kinds = {"compute": COMPUTE_KINDS, "interference.compute": COMPUTE_KINDS, "jitter": tuple(KINDS)}
+    kinds = {**dict.fromkeys(("compute", "interference.compute"), (*COMPUTE_KINDS, *_ALSO)), "jitter": tuple(KINDS)}
     compute = _table(cluster, "compute")
     lacking = [] if compute is None else [kind for kind in COMPUTE_KINDS if kind not in compute]
     problems = [f"compute lacks {kind} ({KINDS[kind]})" for kind in lacking]

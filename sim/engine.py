@@ -58,7 +58,7 @@ def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.fl
     if not sigma.any():
         raise ValueError(f"seed has no effect: cluster {cluster.name} has no jitter for the ops of {schedule.name}")
     normal = np.random.default_rng(seed).standard_normal((len(schedule.ops), cluster.ranks))
-    shared = [op.stream == "communication" for op in schedule.ops]
+    shared = [*schedule.on_communication]
     normal[shared] = normal[shared, :1]
     return np.exp(sigma * normal)
 
@@ -69,7 +69,7 @@ class _Machine:
     def __init__(self, schedule: Schedule, cluster: Cluster, ticks: list[list[float]]) -> None:
         self.env = Environment()
         self.ops, self.ticks, self.ranks = schedule.ops, ticks, cluster.ranks
-        talks = [op.stream == "communication" for op in schedule.ops]
+        talks = [*schedule.on_communication]
         self.compute_ops = [i for i, t in enumerate(talks) if not t]
         self.collectives = [i for i, t in enumerate(talks) if t]
         # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.

@@ -7,7 +7,7 @@ Times in the file are microseconds, in whole nanoseconds, so that slices that to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sim.output import whole_file
 from sim.schedule import Op, Schedule
 from sim.show import kind_name, trace_labels
-from sim.trace import STREAMS, Trace
+from sim.trace import Trace
 
 Event = dict[str, Any]
 Nanoseconds = npt.NDArray[np.int64]
@@ -63,16 +63,17 @@ def chains(schedule: Schedule) -> list[list[int]]:
     """Positions of dispatch, experts and combine of a (step, layer, part), and of the residuals that add them."""
     found: dict[object, list[int]] = {}
     for i, op in enumerate(schedule.ops):
-        steps: Iterable[int] = dict.fromkeys(op.reads) if op.kind == "R" else [op.step] if op.kind in "DEC" else []
-        for step in steps:
+        sources = schedule.sources(op) if op.kind == "R" else [(op.step,)] if op.kind in "DEC" and not op.unused else []
+        for step in dict.fromkeys(step for steps in sources for step in steps):
             found.setdefault((step, op.layer, op.part), []).append(i)
     return [chain for chain in found.values() if len(chain) > 1]
 
 
 def _threads(trace: Trace, start: Nanoseconds, end: Nanoseconds) -> Iterator[tuple[str, list[int]]]:
     """(name, positions of its ops by time): a thread a stream, and further ones where spans of a stream overlap."""
-    for stream in STREAMS:
-        mine = np.flatnonzero(trace.on_communication == (stream == "communication"))
+    streams = np.array([op.stream for op in trace.schedule.ops])
+    for stream in trace.schedule.streams:
+        mine = np.flatnonzero(streams == stream)
         lanes: list[list[int]] = []
         for i in mine[np.lexsort((end[mine], start[mine]))].tolist():
             free = next((lane for lane in lanes if end[lane[-1]] <= start[i]), None)
@@ -94,7 +95,7 @@ def _slices(
     for i, waits, begins, ends in zip(ops, *(time[ops].tolist() for time in times), strict=True):
         op = trace.schedule.ops[i]
         waits = max(waits, free)
-        if waits < begins and op.stream == "communication":
+        if waits < begins and op.collective:
             yield {"ph": "X", "name": f"wait {op.name}", "ts": waits / 1e3, "dur": (begins - waits) / 1e3, **thread}
         yield {"ph": "X", "name": op.name, "ts": begins / 1e3, "dur": (ends - begins) / 1e3, **thread, "args": args[i]}
         free = ends

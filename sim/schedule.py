@@ -12,15 +12,32 @@ cannot be issued in different orders on different ranks.
 A whole schedule is a header and ops, between blanks and line ends; P, F and Z (embedding, final layer, solver step)
 frame each step, and `#` begins a comment:
 
-    mine steps=2 layers=1 top_k=2         # and micro_batches=2, where the batch is cut
+    mine steps=2 layers=1 top_k=2
     P0  A0.0 D0.0 S0.0 E0.0 C0.0 R0.0<0  F0 Z0
     P1  A1.0 S1.0 R1.0<0                 F1 Z1      # step 1 adds the outputs of step 0 again: age 1
 
+What an op may say beside its name:
+
     D3.1a       an op of micro-batch a (none written: the whole batch)
+    D3.1/0      carries the rows of the first piece of each rank's experts; E3.1/0 and C3.1/0 follow
     D3.1:0      sends slot 0 (a token's best expert) only; E and C of the same chain follow
+    D3.1:0,?1   sends slot 1 as well, for the tokens that the header's policy picks (sim/policy.py)
     R4.1<3,2    adds slot 0 of step 3 and slot 1 of step 2 (`<3`: every slot of step 3)
+    R4.1<3,~3   adds of slot 1, token by token, the newest that was sent at step 3 or before
     R4.1<3@4    weighs them with the router weights of step 4 (none written: those of the newest step read)
+    D3.1@1      runs on communicator 1 (none written: 0), beside what the others carry
     N3.1!       the host waits for this op before it issues the next
+    E3.1'       again, or in vain: nobody uses the result, on purpose (released code does such things)
+
+What a header may say beside steps, layers and top_k:
+
+    micro_batches=2   the batch is cut; every op of a layer is written once for each micro-batch
+    pieces=2          D, E and C are cut by experts; each is written once for each piece
+    policy=threshold threshold=0.3 interval=2      where `?` is written: who decides, and its settings
+    experts=replicated   every rank has all experts: E follows A, R adds what E made, no D and no C
+    patches=sharded      a rank has a share of each image's tokens instead of whole images: Q projects queries, keys
+                         and values, K gathers keys and values, and A says whose: `Q3.1 K3.1 A3.1<2` takes those of
+                         the other ranks from step 2, its own being fresh; `K3.0-3` gathers for four layers at once
 
 The file knows what is needed, and by whom: `Schedule.inputs` is the only statement of dependence there is.  It
 refuses to know how long anything takes, how many ranks there are, and which schedules have names.
@@ -29,109 +46,29 @@ refuses to know how long anything takes, how many ranks there are, and which sch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, NoReturn
+from typing import Any
 
-KINDS = {
-    "P": "patches, timestep and label embedded",
-    "A": "attention, router, rows packed for dispatch",
-    "N": "token counts exchanged (without it they travel with the dispatch)",
-    "D": "dispatch: tokens to the ranks of their experts (all-to-all)",
-    "S": "shared experts",
-    "E": "routed experts",
-    "C": "combine: expert outputs back to the tokens' ranks (all-to-all)",
-    "R": "residual: weighted expert outputs and shared experts added",
-    "F": "final layer",
-    "Z": "guidance and solver step",
-}
-PER_STEP = "PFZ"  # kinds without a layer: one op a step, for the whole batch
-COLLECTIVES = "NDC"  # kinds that run on the communication stream and start when every rank has reached them
+from sim.buffers import Buffer, buffers_of
+from sim.check import draw, verify
+from sim.op import COLLECTIVES, FOR_NOTHING, KINDS, PER_STEP, Op, ScheduleError
+from sim.policy import Policy
+
+__all__ = ["COLLECTIVES", "KINDS", "PER_STEP", "Buffer", "Op", "Policy", "Schedule", "ScheduleError"]
 
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_NUMBERS = rf"{_NUMBER}(?:,{_NUMBER})*"
-_OP = re.compile(
-    rf"(?P<kind>[A-Z])(?P<step>{_NUMBER})(?:\.(?P<layer>{_NUMBER})(?P<part>[a-z])?)?"
-    rf"(?::(?P<slots>{_NUMBERS}))?(?:<(?P<reads>{_NUMBERS})(?:@(?P<weights>{_NUMBER}))?)?(?P<blocks>!)?"
-)
 _HEADER = re.compile(r"(?P<name>[A-Za-z][\w+.-]*)(?P<settings>(?:[ \t]+[\w-]+=\S*)+)[ \t]*")
-_SETTINGS = ("steps", "layers", "top_k", "micro_batches")
-
-
-class ScheduleError(ValueError):
-    """A schedule that cannot be read or cannot be run; the message draws the place."""
-
-
-class Op(NamedTuple):
-    """One op, the same on every rank.  `str(op)` is its text, `op.name` the part of it that identifies it."""
-
-    kind: str
-    step: int
-    layer: int | None = None
-    part: str = ""  # micro-batch: "", or "a", "b", ...
-    slots: tuple[int, ...] = ()  # D only: the slots that travel; () = all
-    reads: tuple[int, ...] = ()  # R only: the step read, for every slot or one a slot
-    weights: int | None = None  # R only: the step of the router weights; None = the newest step read
-    blocks: bool = False  # the host waits for the op
-
-    @property
-    def name(self) -> str:
-        """`D3.1a`: what profilers, traces and errors call the op."""
-        return _name(self.kind, self.step, self.layer, self.part)
-
-    @property
-    def stream(self) -> str:
-        """`communication` for collectives, else `compute`."""
-        return "communication" if self.kind in COLLECTIVES else "compute"
-
-    def __str__(self) -> str:
-        slots = ":" + ",".join(map(str, self.slots)) if self.slots else ""
-        reads = "<" + ",".join(map(str, self.reads)) if self.reads else ""
-        weights = f"@{self.weights}" if self.weights is not None else ""
-        return f"{self.name}{slots}{reads}{weights}{'!' if self.blocks else ''}"
-
-    @staticmethod
-    def parse(text: str) -> Op:
-        """The op that `text` writes; raises ScheduleError with what is wrong with it."""
-        found = _OP.fullmatch(text)
-        if found is None:
-            raise ScheduleError(f"cannot read {text!r}; an op is written like A3.1, D3.1a:0, R4.1<3,2@4 or N3.1!")
-        kind, layer, weights = found["kind"], found["layer"], found["weights"]
-        if kind not in KINDS:
-            raise ScheduleError(f"unknown kind {kind!r} in {text!r}; the kinds are {' '.join(KINDS)}")
-        if (layer is None) != (kind in PER_STEP):
-            form = f"{kind}3" if kind in PER_STEP else f"{kind}3.1"
-            raise ScheduleError(f"{text!r} should look like {form}: {KINDS[kind]}")
-        if found["slots"] is not None and kind != "D":
-            raise ScheduleError(f"{text!r}: slots (':0') belong to D; E and C carry what their D carries")
-        if (found["reads"] is not None) != (kind == "R"):
-            raise ScheduleError(f"{text!r}: R, and only R, says which step it reads, as in R3.1<2")
-        return Op(
-            kind,
-            int(found["step"]),
-            None if layer is None else int(layer),
-            found["part"] or "",
-            _numbers(found["slots"]),
-            _numbers(found["reads"]),
-            None if weights is None else int(weights),
-            found["blocks"] is not None,
-        )
-
-
-class Buffer(NamedTuple):
-    """Rows that wait between two ops, for one slot: n x hidden elements of a micro-batch on average.
-
-    Alive from the op at position `born` (its receive is posted, its rows are made) through the op at `dies`, its
-    last user.  A send buffer is known to be free when something that came of it is used."""
-
-    what: str  # "received dispatch", "received combine", "sent dispatch", "sent combine", "router weights"
-    step: int
-    layer: int
-    part: str
-    slot: int
-    born: int
-    dies: int
+_SETTINGS = {  # of a header -> what its value looks like
+    **dict.fromkeys(("steps", "layers", "top_k", "micro_batches", "pieces"), _NUMBER),
+    "experts": "sharded|replicated",
+    "patches": "whole|sharded",
+    "policy": r"[a-z]\w*",
+    "threshold": r"[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?",
+    **dict.fromkeys(("interval", "seed"), _NUMBER),
+}
+_POLICY = ("threshold", "interval", "seed")
 
 
 @dataclass(frozen=True)
@@ -144,24 +81,30 @@ class Schedule:
     ops: tuple[Op, ...]
     top_k: int = 2
     micro_batches: int = 1
+    pieces: int = 1
+    experts: str = "sharded"  # or "replicated"
+    patches: str = "whole"  # or "sharded"
+    policy: Policy | None = None
 
     # ------------------------------------------------------------------------------------------- text
 
     def __str__(self) -> str:
-        return self.header + "\n" + "\n".join(" ".join(map(str, line)) for _, line in self._lines()) + "\n"
+        return self.header + "\n" + "\n".join(" ".join(map(str, line)) for _, line in self.lines()) + "\n"
 
     @property
     def header(self) -> str:
-        """`sync steps=5 layers=3 top_k=2`, and the number of micro-batches where there are several."""
-        micro_batches = f" micro_batches={self.micro_batches}" if self.micro_batches > 1 else ""
-        return f"{self.name} steps={self.steps} layers={self.layers} top_k={self.top_k}{micro_batches}"
+        """`sync steps=5 layers=3 top_k=2`, and what else is not as usual."""
+        rest = {"micro_batches": 1, "pieces": 1, "experts": "sharded", "patches": "whole"}
+        said = [f" {key}={getattr(self, key)}" for key, usual in rest.items() if getattr(self, key) != usual]
+        policy = f" {self.policy}" if self.policy else ""
+        return f"{self.name} steps={self.steps} layers={self.layers} top_k={self.top_k}{''.join(said)}{policy}"
 
     @staticmethod
     def parse(text: str) -> Schedule:
         """Reads a header and ops, separated by blanks and line ends; `#` begins a comment.
 
         Raises ScheduleError with line and column of the first thing that is not exactly a header or an op."""
-        header: dict[str, str] | None = None
+        header: dict[str, Any] | None = None
         ops: list[Op] = []
         for number, line in enumerate(text.splitlines(), 1):
             code = line.split("#", 1)[0]
@@ -178,12 +121,12 @@ class Schedule:
                     raise ScheduleError(f"{place}: {error}\n    {line}\n    {pointer}") from None
         if header is None:
             raise ScheduleError("no header; a schedule begins with a line like: sync steps=5 layers=3 top_k=2")
-        name = header.pop("name")
-        return Schedule(name, ops=tuple(ops), **{key: int(value) for key, value in header.items()})
+        return Schedule(ops=tuple(ops), **header)
 
-    def _lines(self) -> Iterator[tuple[int, tuple[Op, ...]]]:
-        """The ops in lines, each with the position of its first: a line begins at P, at F and at a layer's first A."""
-        first = [i for i, op in enumerate(self.ops) if op.kind in "PF" or (op.kind == "A" and op.part in ("", "a"))]
+    def lines(self) -> Iterator[tuple[int, tuple[Op, ...]]]:
+        """The ops in lines, each with the position of its first: a line begins at P, at F and where a layer begins."""
+        opens = "Q" if self.sharded_patches else "A"
+        first = [i for i, op in enumerate(self.ops) if op.kind in "PF" or (op.kind == opens and op.part in ("", "a"))]
         starts = sorted({0, *first})
         for start, end in zip(starts, [*starts[1:], len(self.ops)], strict=True):
             yield start, self.ops[start:end]
@@ -195,10 +138,46 @@ class Schedule:
         """The micro-batches' letters; `("",)` where the batch is whole."""
         return tuple("abcdefghijklmnopqrstuvwxyz"[: self.micro_batches]) if self.micro_batches > 1 else ("",)
 
+    @property
+    def piece_numbers(self) -> tuple[int | None, ...]:
+        """What D, E and C have as `piece`; `(None,)` where experts are whole."""
+        return tuple(range(self.pieces)) if self.pieces > 1 else (None,)
+
+    @property
+    def sharded_experts(self) -> bool:
+        """Whether experts are spread over the ranks, so that rows travel (D, C)."""
+        return self.experts == "sharded"
+
+    @property
+    def sharded_patches(self) -> bool:
+        """Whether each image's tokens are spread over the ranks, so that keys and values travel (Q, K)."""
+        return self.patches == "sharded"
+
+    @property
+    def head(self) -> str:
+        """The kind of op that begins a chain of rows: D, or E where every rank has all experts."""
+        return "D" if self.sharded_experts else "E"
+
+    @property
+    def tail(self) -> str:
+        """The kind of op whose rows an R adds: C, or E where every rank has all experts."""
+        return "C" if self.sharded_experts else "E"
+
     @cached_property
     def position(self) -> dict[str, int]:
         """Where each op stands in `ops`, by name."""
         return {op.name: i for i, op in enumerate(self.ops)}
+
+    @cached_property
+    def on_communication(self) -> tuple[bool, ...]:
+        """[op]: whether it is a collective."""
+        return tuple(op.collective for op in self.ops)
+
+    @cached_property
+    def streams(self) -> tuple[str, ...]:
+        """`compute`, then those of the communicators: `communication`, `communication1`, ..."""
+        communicators = sorted({op.communicator: op.stream for op in self.ops if op.collective}.items())
+        return ("compute", *(stream for _, stream in communicators))
 
     def inputs(self, op: Op) -> tuple[str, ...]:
         """Names of the ops whose results `op` uses: the only statement of dependence there is."""
@@ -207,52 +186,166 @@ class Schedule:
             if op.kind == "P":
                 return (f"Z{s - 1}",) if s else ()
             return (f"F{s}",) if op.kind == "Z" else tuple(f"R{s}.{self.layers - 1}{p}" for p in self.parts)
-        if op.kind == "A":
-            return (f"R{s}.{l - 1}{p}",) if l else (f"P{s}",)
-        if op.kind == "D":
-            counts = f"N{s}.{l}{p}"
-            return (f"A{s}.{l}{p}", counts) if counts in self.position else (f"A{s}.{l}{p}",)
-        if op.kind == "R":
-            return (
-                f"A{s}.{l}{p}",
-                f"S{s}.{l}{p}",
-                *(f"C{r}.{l}{p}" for r in dict.fromkeys(op.reads)),
-                *((f"A{w}.{l}{p}",) if (w := self.weights_step(op)) != s else ()),
-            )
-        return (f"{'D' if op.kind == 'E' else 'E' if op.kind == 'C' else 'A'}{s}.{l}{p}",)
+        before = f"R{s}.{l - 1}{p}" if l else f"P{s}"
+        match op.kind:
+            case "Q":
+                return (before,)
+            case "K":
+                return tuple(f"Q{s}.{layer}{p}" for layer in self.layers_of(op))
+            case "A":
+                return (
+                    (f"Q{s}.{l}{p}", *(self._gather(r, l, p) for r in op.reads)) if self.sharded_patches else (before,)
+                )
+            case "D":
+                counts = self._twin(op._replace(piece=None), "N")
+                return (f"A{s}.{l}{p}", counts) if counts in self.position else (f"A{s}.{l}{p}",)
+            case "E" if self.sharded_experts:
+                return (self._twin(op, "D"),)
+            case "C":
+                return (self._twin(op, "E"),)
+            case "R":
+                added = dict.fromkeys(step for steps in self.sources(op) for step in steps)
+                return (
+                    f"A{s}.{l}{p}",
+                    f"S{s}.{l}{p}",
+                    *(name for r in added for name in self.chain(self.tail, r, l, p)),
+                    *((f"A{w}.{l}{p}",) if (w := self.weights_step(op)) != s else ()),
+                )
+        return (f"A{s}.{l}{p}",)
+
+    def layers_of(self, op: Op) -> range:
+        """The layers that an op serves: several for a K such as `K3.0-3`, none for P, F and Z."""
+        return range(0) if op.layer is None else range(op.layer, (op.layer if op.last is None else op.last) + 1)
+
+    def chain(self, kind: str, step: int, layer: int | None, part: str = "") -> tuple[str, ...]:
+        """Names of the ops of `kind` (D, E or C) of one (step, layer, micro-batch), one a piece."""
+        return tuple(Op(kind, step, layer, part, piece=piece).name for piece in self.piece_numbers)
+
+    def _twin(self, op: Op, kind: str) -> str:
+        """The op of another kind in the chain of `op`: of one that is unused, the unused one if there is."""
+        twin = Op(kind, op.step, op.layer, op.part, piece=op.piece, unused=op.unused)
+        return twin.name if twin.name in self.position else twin._replace(unused=False).name
+
+    def _gather(self, step: int, layer: int, part: str) -> str:
+        """Name of the K that gathers keys and values of (step, layer, micro-batch)."""
+        return self._gathers.get((step, layer, part), Op("K", step, layer, part).name)
+
+    @cached_property
+    def _gathers(self) -> dict[tuple[int, int, str], str]:
+        gathers = [op for op in self.ops if op.kind == "K" and not op.unused]
+        return {(op.step, layer, op.part): op.name for op in gathers for layer in self.layers_of(op)}
+
+    def older(self, op: Op) -> list[Op]:
+        """The ops of earlier steps whose rows an R may add, or whose keys and values an A takes; [] of other kinds."""
+        if op.kind not in "AR":
+            return []
+        names = (name for name in self.inputs(op) if name[0] in (self.tail if op.kind == "R" else "K"))
+        return sorted((past for past in (self.ops[self.position[n]] for n in names) if past.step < op.step), key=str)
 
     def weights_step(self, op: Op) -> int:
         """The step whose router weights an R uses: as written, or the newest that it reads."""
         return max(op.reads) if op.weights is None else op.weights
 
     def steps_read(self, op: Op) -> tuple[int, ...]:
-        """The step that an R reads, slot by slot."""
+        """The step that an R reads, slot by slot: as written, whether it means that step or the newest before it."""
         return op.reads * self.top_k if len(op.reads) == 1 else op.reads
 
+    def sources(self, op: Op) -> tuple[tuple[int, ...], ...]:
+        """The steps of which an R may add rows, slot by slot, newest first: one, or several where a policy decides."""
+        return tuple(
+            self.newest_sent(op, slot, step) if newest else (step,)
+            for slot, (step, newest) in enumerate(zip(self.steps_read(op), self.reads_newest(op), strict=True))
+        )
+
+    def reads_newest(self, op: Op) -> tuple[bool, ...]:
+        """Whether an R reads the newest transfer at or before a step (`~3`) and not just of that step, slot by slot."""
+        return op.newest * self.top_k if len(op.newest) == 1 else op.newest or (False,) * self.top_k
+
+    def newest_sent(self, op: Op, slot: int, step: int) -> tuple[int, ...]:
+        """Steps at or before `step` at which a token of the layer of `op` may last have sent `slot`, newest first.
+
+        The last of them surely sent it, for every token of which the others did not; () where none surely did."""
+        found: list[int] = []
+        for sent, asked in reversed(self._sendings.get((op.layer, op.part, slot), [])):
+            if sent > step:
+                continue
+            interval = self.policy.interval if self.policy else None
+            if found and interval is not None and sent <= found[0] - interval:
+                return tuple(found)  # what is older has been sent again since
+            found.append(sent)
+            if not asked:
+                return tuple(found)
+        return ()
+
+    @cached_property
+    def _sendings(self) -> dict[tuple[int | None, str, int], list[tuple[int, bool]]]:
+        """(layer, micro-batch, slot) -> the steps at which it is sent, rising, and whether the policy is asked."""
+        sendings: dict[tuple[int | None, str, int], list[tuple[int, bool]]] = {}
+        for op in sorted((op for op in self.ops if self._heads(op)), key=lambda op: op.step):
+            for slot in self.slots_sent(op):
+                sendings.setdefault((op.layer, op.part, slot), []).append((op.step, slot in op.asked))
+        return sendings
+
+    def _heads(self, op: Op) -> bool:
+        """Whether `op` begins a chain whose rows are used; the first of its pieces stands for all."""
+        return op.kind == self.head and not op.piece and not op.unused
+
     def slots_sent(self, op: Op) -> tuple[int, ...]:
-        """The slots that a D carries, best first."""
+        """The slots that a D (or an E of replicated experts) carries, best first."""
         return op.slots or tuple(range(self.top_k))
+
+    def chain_head(self, op: Op) -> Op | None:
+        """The op that begins the chain A D E C (or A E) of `op`'s tokens: it says which slots travel.
+
+        None for an A whose tokens go nowhere.  Of an op that is unused, and has a used twin, the head is the twin's."""
+        whole = Op(self.head, op.step, op.layer, op.part, piece=self.piece_numbers[0])
+        at = self.position.get(whole.name, self.position.get(whole._replace(unused=True).name))
+        return None if at is None else self.ops[at]
+
+    def chain_slots(self, op: Op) -> tuple[int, ...]:
+        """The slots of the chain that `op` belongs to; () for an A whose tokens go nowhere."""
+        head = self.chain_head(op)
+        return () if head is None else self.slots_sent(head)
 
     @cached_property
     def needs(self) -> tuple[tuple[int, ...], ...]:
         """`inputs` of every op, as positions (of a schedule that has passed `check`)."""
         return tuple(tuple(self.position[name] for name in self.inputs(op)) for op in self.ops)
 
-    def trimmed(self) -> Schedule:
-        """The same without repeats and without what nobody reads: generators may write both and drop them here."""
-        first: dict[str, Op] = {}
+    # --------------------------------------------------------------------------------------- cleaning
+
+    def trimmed(self, keep: bool = False) -> Schedule:
+        """The same without repeats and without what nobody reads: generators may write both and drop them here.
+
+        With `keep`, collectives and experts stay where they are, marked as unused: released code does them."""
+        seen: dict[str, Op] = {}
         for op in self.ops:
-            first.setdefault(op.name, op)
-        once = replace(self, ops=tuple(first.values()))
-        used = {f"Z{self.steps - 1}"}
-        kept = []
+            again = op.name in seen and keep and op.kind in FOR_NOTHING
+            one = op._replace(unused=True) if again else op
+            seen.setdefault(one.name, one)
+        once = replace(self, ops=tuple(seen.values()))
+        used, rows = {f"Z{self.steps - 1}"}, set[tuple[int, int | None, str, int]]()
+        kept: list[Op] = []
         for op in reversed(once.ops):
             if op.name in used:
                 used.update(once.inputs(op))
-                kept.append(op)
+                if op.kind == "R":
+                    slots = enumerate(once.sources(op))
+                    rows.update((step, op.layer, op.part, slot) for slot, steps in slots for step in steps)
+                kept.append(op if keep else once._narrowed(op, rows))
+            elif keep and op.kind in FOR_NOTHING:
+                kept.append(op._replace(unused=True))
         return replace(self, ops=tuple(reversed(kept)))
 
-    # ------------------------------------------------------------------------------------------ check
+    def _narrowed(self, op: Op, rows: Collection[tuple[int, int | None, str, int]]) -> Op:
+        """`op` without the slots that nobody reads; `rows` are those read, as (step, layer, micro-batch, slot)."""
+        if op.kind != self.head:
+            return op
+        sent = self.slots_sent(op)
+        slots = tuple(slot for slot in sent if (op.step, op.layer, op.part, slot) in rows)
+        return op if slots == sent else op._replace(slots=slots, asked=tuple(s for s in op.asked if s in slots))
+
+    # --------------------------------------------------------------------------------- check and drawing
 
     def check(self) -> Schedule:
         """Returns the schedule itself if every rank can run it to the end, and every op for a purpose.
@@ -263,110 +356,46 @@ class Schedule:
 
     @cached_property
     def _checked(self) -> Schedule:
-        for key in _SETTINGS:
-            if getattr(self, key) < 1:
-                raise ScheduleError(f"{self.name}: {key}={getattr(self, key)} should be at least 1")
         if _HEADER.fullmatch(self.header) is None:
             raise ScheduleError(f"{self.name!r} should be a name: a letter, then letters, digits and any of _ + . -")
-        if self.micro_batches > 26:
-            raise ScheduleError(f"{self.name}: micro_batches={self.micro_batches}, but letters end at 26")
-        unread: dict[str, int] = {}  # what was made and not yet used -> position of its maker
-        made: dict[str, int] = {}
-        for i, op in enumerate(self.ops):
-            self._check_range(i, op)
-            if op.name in made:
-                self._fail(i, f"{op.name} is issued twice")
-            for name in self.inputs(op):
-                if name not in made:
-                    when = "issued later" if name in self.position else "never issued"
-                    self._fail(i, f"{op.name} needs {name}, which is {when}")
-                unread.pop(name, None)
-            made[op.name] = i
-            unread[op.name] = i
-            for slot in self.slots_sent(op) if op.kind == "D" else ():
-                made[f"{op.name}:{slot}"] = unread[f"{op.name}:{slot}"] = i
-            for slot, step in enumerate(self.steps_read(op)):
-                sent = f"D{step}.{op.layer}{op.part}:{slot}"
-                if sent not in made:
-                    self._fail(
-                        i, f"{op.name} reads slot {slot} of step {step}, which {sent.split(':')[0]} does not send"
-                    )
-                unread.pop(sent, None)
-        end = f"Z{self.steps - 1}"
-        if end not in made:
-            self._fail(len(self.ops) - 1, f"the schedule ends without {end}: {KINDS['Z']}")
-        del unread[end]
-        for name, i in sorted(unread.items(), key=lambda item: ":" in item[0]):  # an op says more than its slots
-            self._fail(i, f"nobody uses {name}: leave it out")
+        verify(self)
         return self
-
-    def _check_range(self, i: int, op: Op) -> None:
-        for what, value, limit in [
-            ("step", op.step, self.steps),
-            ("layer", op.layer, self.layers),
-            *(("slot", slot, self.top_k) for slot in op.slots),
-            *(("router weights of step", w, op.step + 1) for w in [op.weights]),
-        ]:
-            if value is not None and value >= limit:
-                self._fail(i, f"{op}: {what} {value} is out of range, 0 to {limit - 1}")
-        if op.layer is not None and op.part not in self.parts:
-            whole = "none, since micro_batches=1" if self.micro_batches == 1 else ", ".join(self.parts)
-            self._fail(i, f"{op}: micro-batch {op.part or 'missing'}; this schedule has {whole}")
-        if list(op.slots) != sorted(set(op.slots)):
-            self._fail(i, f"{op}: slots should rise and not repeat")
-        if op.kind == "R" and len(op.reads) not in (1, self.top_k):
-            self._fail(i, f"{op} reads {len(op.reads)} slots; write one step for all, or top_k={self.top_k} steps")
-
-    def _fail(self, position: int, why: str) -> NoReturn:
-        raise ScheduleError(f"{self.name}: {why}\n{self.draw(position, why)}")
 
     def draw(self, position: int, note: str, around: int = 2) -> str:
         """The lines near the op at `position`, with a pointer to it that bears `note`."""
-        lines = list(self._lines())
-        here = max((n for n, (start, _) in enumerate(lines) if start <= position), default=0)
-        drawn = [f"    {self.header}"]
-        for n in range(max(0, here - around), min(len(lines), here + around + 1)):
-            start, ops = lines[n]
-            drawn.append("    " + " ".join(map(str, ops)))
-            if n == here and ops:
-                before = sum(len(str(op)) + 1 for op in ops[: position - start])
-                drawn.append("    " + " " * before + "^" * len(str(self.ops[position])) + f" <-- {note}")
-        return "\n".join(drawn)
+        return draw(self, position, note, around)
 
     # -------------------------------------------------------------------------- staleness and buffers
 
     def staleness(self) -> list[list[list[int]]]:
-        """Age in steps [step][layer][slot] of what is added: own step minus step read; the oldest micro-batch's."""
-        ages = [[[0] * self.top_k for _ in range(self.layers)] for _ in range(self.steps)]
+        """Oldest possible age in steps [step][layer][slot] of what is added, over micro-batches and tokens."""
+        return self._ages(min, max)
+
+    def staleness_at_least(self) -> list[list[list[int]]]:
+        """Youngest possible age in steps [step][layer][slot]: less than `staleness` where a policy decides."""
+        return self._ages(max, min)
+
+    def _ages(self, which: Any, over_parts: Any) -> list[list[list[int]]]:
+        ages: list[list[list[int]]] = [[[] for _ in range(self.layers)] for _ in range(self.steps)]
         for op in self.ops:
             if op.kind == "R" and op.layer is not None:
-                old = ages[op.step][op.layer]
-                ages[op.step][op.layer] = [max(a, op.step - r) for a, r in zip(old, self.steps_read(op), strict=True)]
+                mine = [op.step - which(steps) for steps in self.sources(op)]
+                old = ages[op.step][op.layer] or mine
+                ages[op.step][op.layer] = [over_parts(pair) for pair in zip(old, mine, strict=True)]
+        return ages
+
+    def attention_staleness(self) -> list[list[int]]:
+        """Age in steps [step][layer] of the other ranks' keys and values; the oldest micro-batch's.  0: fresh."""
+        ages = [[0] * self.layers for _ in range(self.steps)]
+        for op in self.ops:
+            if op.kind == "A" and op.reads and op.layer is not None:
+                ages[op.step][op.layer] = max(ages[op.step][op.layer], op.step - op.reads[0])
         return ages
 
     @cached_property
     def buffers(self) -> tuple[Buffer, ...]:
-        """Every buffer between two ops, one a slot, in order of birth."""
-        last: dict[str, int] = {}  # last user of "C3.1:0" (a slot), or of "D3.1" (a whole result)
-        weighed: dict[str, int] = {}  # last R that uses the router weights of "A3.1"
-        for i, op in enumerate(self.ops):
-            last |= dict.fromkeys(self.inputs(op), i)
-            if op.kind == "R":
-                weighed[_name("A", self.weights_step(op), op.layer, op.part)] = i
-                last |= {f"C{step}.{op.layer}{op.part}:{slot}": i for slot, step in enumerate(self.steps_read(op))}
-        first_use = {name: i for i, op in reversed([*enumerate(self.ops)]) for name in self.inputs(op)}
-        return tuple(
-            Buffer(what, op.step, op.layer, op.part, slot, born, dies)
-            for born, op in enumerate(self.ops)
-            if op.layer is not None and op.kind in "ADEC"
-            for slot in self.chain_slots(op)
-            for what, dies in _lifetimes(op, slot, last, first_use, weighed)
-        )
-
-    def chain_slots(self, op: Op) -> tuple[int, ...]:
-        """The slots of the chain A D E C that `op` belongs to; () for an A whose tokens are not dispatched."""
-        at = self.position.get(_name("D", op.step, op.layer, op.part))
-        return () if at is None else self.slots_sent(self.ops[at])
+        """Every buffer between two ops, one a slot and piece, in order of birth."""
+        return buffers_of(self)
 
     def alive(self, position: int) -> list[Buffer]:
         """The buffers alive while the op at `position` runs."""
@@ -380,45 +409,30 @@ class Schedule:
         return [b for b in self.buffers if b.born < border <= b.dies]
 
 
-def _name(kind: str, step: int, layer: int | None, part: str = "") -> str:
-    return f"{kind}{step}" if layer is None else f"{kind}{step}.{layer}{part}"
-
-
-def _numbers(text: str | None) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(",")) if text else ()
-
-
-def _header(line: str, number: int) -> dict[str, str]:
-    """`sync steps=5 layers=3` -> {"name": "sync", "steps": "5", "layers": "3"}"""
+def _header(line: str, number: int) -> dict[str, Any]:
+    """`sync steps=5 layers=3` -> {"name": "sync", "steps": 5, "layers": 3}: what Schedule takes beside the ops."""
     found = _HEADER.fullmatch(line)
     if found is None:
         raise ScheduleError(
             f"line {number}: cannot read the header\n    {line}\nit should look like: sync steps=5 layers=3 top_k=2"
         )
-    settings: dict[str, str] = {"name": found["name"]}
+    texts: dict[str, str] = {}
     for setting in found["settings"].split():
         key, value = setting.split("=", 1)
-        if key not in _SETTINGS or key in settings or not re.fullmatch(_NUMBER, value):
-            known = ", ".join(f"{k}=N" for k in _SETTINGS)
+        if key not in _SETTINGS or key in texts or not re.fullmatch(_SETTINGS[key], value):
+            known = ", ".join(f"{k}={'N' if v == _NUMBER else v if '|' in v else '...'}" for k, v in _SETTINGS.items())
             raise ScheduleError(f"line {number}: {setting!r} in the header; it takes, once each, {known}\n    {line}")
-        settings[key] = value
-    if missing := {"steps", "layers"} - settings.keys():
+        texts[key] = value
+    if missing := {"steps", "layers"} - texts.keys():
         raise ScheduleError(f"line {number}: the header lacks {' and '.join(sorted(missing))}\n    {line}")
-    return settings
-
-
-def _lifetimes(
-    op: Op, slot: int, last: dict[str, int], first_use: dict[str, int], weighed: dict[str, int]
-) -> Iterable[tuple[str, int]]:
-    """(what, last user) of the buffers that `op` makes for `slot`."""
-    chain = (op.step, op.layer, op.part)
-    if op.kind == "A":
-        yield "sent dispatch", last[_name("D", *chain)]
-        if op.name in weighed:
-            yield "router weights", weighed[op.name]
-    elif op.kind == "D":
-        yield "received dispatch", last[op.name]
-    elif op.kind == "E":
-        yield "sent combine", first_use[_name("C", *chain)]
-    elif op.kind == "C":
-        yield "received combine", last[f"{op.name}:{slot}"]
+    values: dict[str, Any] = {key: int(text) if _SETTINGS[key] == _NUMBER else text for key, text in texts.items()}
+    settings: dict[str, Any] = {key: values.pop(key) for key in _POLICY if key in values}
+    if "threshold" in settings:
+        settings["threshold"] = float(settings["threshold"])
+    if settings and "policy" not in values:
+        raise ScheduleError(
+            f"line {number}: {next(iter(settings))} in the header has no effect without policy=\n    {line}"
+        )
+    if "policy" in values:
+        values["policy"] = Policy(values["policy"], **settings)
+    return {"name": found["name"], **values}

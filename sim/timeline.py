@@ -25,18 +25,18 @@ from matplotlib.patheffects import withStroke
 from sim.output import whole_file
 from sim.schedule import KINDS
 from sim.show import kind_name, trace_labels
-from sim.trace import STREAMS, Trace
+from sim.trace import Trace
 from sim.units import readable
 
 Array = npt.NDArray[np.float64]
 
 COLOURS = {
     "A": "#E69F00", "S": "#F0E442", "E": "#D55E00", "R": "#009E73", "D": "#56B4E9", "C": "#0072B2", "N": "#CC79A7",
-    "P": "#CCCCCC", "F": "#AAAAAA", "Z": "#888888",
+    "P": "#CCCCCC", "F": "#AAAAAA", "Z": "#888888", "Q": "#F5C77E", "K": "#4B4B4B",
 }  # fmt: skip
 _FORMATS = (".pdf", ".png", ".svg")
 _WAIT = "#555555"
-_DARK = "CEZ"  # kinds whose names are written in white
+_DARK = "CEKZ"  # kinds whose names are written in white
 _HATCH = "////"  # ops that carry an older step's tokens
 _MOST_VECTORS = 10_000  # boxes; more are rasterized, so that a .pdf or .svg stays small
 _ROW_IN = 0.2  # height of a stream
@@ -127,11 +127,21 @@ class _Panel:
     @property
     def rows(self) -> float:
         """Height, in rows."""
-        return len(self.ranks) * (len(STREAMS) + _GAP + _BETWEEN) - _BETWEEN
+        return len(self.ranks) * self.of_rank - _BETWEEN
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Rows of a rank, from above."""
+        return self.trace.schedule.streams
+
+    @property
+    def of_rank(self) -> float:
+        """Height of a rank's rows and the gap below them, in rows."""
+        return len(self.streams) + _GAP + _BETWEEN
 
     def top(self, n: int, stream: str) -> float:
         """Upper edge of a stream of the n-th rank drawn, in rows from above."""
-        return n * (len(STREAMS) + _GAP + _BETWEEN) + STREAMS.index(stream) * (1 + _GAP)
+        return n * self.of_rank + self.streams.index(stream) + _GAP * (stream != "compute")
 
     def ms(self, time_s: npt.ArrayLike) -> Array:
         """Milliseconds from the panel's begin, cut off at both of its ends."""
@@ -142,8 +152,8 @@ class _Panel:
         ranks = list(self.ranks)
         begin, end = self.ms(self.trace.start_s[ranks]), self.ms(self.trace.end_s[ranks])
         n, op = np.nonzero(end > begin)
-        tops = np.array([[self.top(k, stream) for stream in STREAMS] for k in range(len(ranks))])
-        top = tops[n, self.trace.on_communication[op].astype(int)]
+        tops = np.array([[self.top(k, op.stream) for op in self.trace.schedule.ops] for k in range(len(ranks))])
+        top = tops[n, op]
         return _Spans(op, begin[n, op], end[n, op], top)
 
     def stale_reads(self, rank: int, points_per_ms: float, apart_pt: float) -> list[tuple[float, dict[str, float]]]:
@@ -152,9 +162,9 @@ class _Panel:
         None where they would stand less than `apart_pt` apart on average."""
         found = []
         for op in self.trace.schedule.ops:
-            older = [op._replace(kind="C", step=step) for step in sorted({*op.reads} - {op.step})]
+            older = self.trace.schedule.older(op)
             if older and self.begin_s <= (added := self.trace.span_s(rank, op)[0]) < self.end_s:
-                found.append((added, {combine.name: self.trace.span_s(rank, combine)[1] for combine in older}))
+                found.append((added, {past.name: self.trace.span_s(rank, past)[1] for past in older}))
         return found if float(self.ms(self.end_s)) * points_per_ms > apart_pt * len(found) else []
 
     def stale(self) -> npt.NDArray[np.bool_]:
@@ -216,10 +226,11 @@ def _draw_names(panel: _Panel, axes: Axes, spans: _Spans, points_per_ms: float) 
 def _draw_waits(panel: _Panel, axes: Axes) -> None:
     """A thin line from when a rank reached a collective until all had."""
     ranks, talks = list(panel.ranks), panel.trace.on_communication
+    streams = [op.stream for op in panel.trace.schedule.ops if op.collective]
     begin = panel.ms(panel.trace.reached_s[ranks][:, talks])
     end = panel.ms(panel.trace.start_s[ranks][:, talks])
     n, i = np.nonzero(end > begin)
-    y = np.array([panel.top(k, "communication") + 0.5 for k in range(len(ranks))])[n]
+    y = np.array([[panel.top(k, stream) + 0.5 for stream in streams] for k in range(len(ranks))])[n, i]
     axes.hlines(y, begin[n, i], end[n, i], colors=_WAIT, linewidth=0.8)
 
 
@@ -232,7 +243,7 @@ def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
     for n, rank in enumerate(panel.ranks):
         reads = panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_PT)
         named = len(panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_NAME_PT)) > 0
-        low, high = panel.top(n, "communication"), panel.top(n, "compute") + 1
+        low, high = panel.top(n, "compute") + 1 + _GAP, panel.top(n, "compute") + 1
         for added, combines in reads:
             tip = (float(panel.ms(added)), high)
             for end in combines.values():
@@ -253,10 +264,10 @@ def _dress(panel: _Panel, axes: Axes) -> None:
     left: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
     axes.annotate(title, (0, 1), (2 - _LEFT_IN * 72, 4), "axes fraction", fontsize=_TEXT_PT + 0.5, **left)
     axes.set_ylim(panel.rows + 0.1, -0.1)
-    rows = [(panel.top(n, stream) + 0.5, stream) for n in range(len(panel.ranks)) for stream in STREAMS]
+    rows = [(panel.top(n, stream) + 0.5, stream) for n in range(len(panel.ranks)) for stream in panel.streams]
     axes.set_yticks([y for y, _ in rows], [stream for _, stream in rows], fontsize=_TEXT_PT - 0.5)
     for n, rank in enumerate(panel.ranks):
-        middle = panel.top(n, "compute") + (len(STREAMS) + _GAP) / 2
+        middle = panel.top(n, "compute") + (len(panel.streams) + _GAP) / 2
         axes.annotate(f"rank {rank}", (0, middle), (2 - _LEFT_IN * 72, 0), ("axes fraction", "data"),
                       fontsize=_TEXT_PT - 0.5, va="center", **left)  # fmt: skip
     axes.axvline(float(panel.ms(panel.end_s)), color="black", linewidth=0.6)

@@ -18,7 +18,6 @@ from sim.output import whole_file
 from sim.schedule import Op, Schedule, ScheduleError
 
 Array = npt.NDArray[np.float64]
-STREAMS = ("compute", "communication")
 _COLUMNS = "rank\tstream\top\treached_s\tstart_s\tend_s"
 _SPAN = re.compile(r"([0-9]+)\t(\w+)\t(\S+)" + r"\t(-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)" * 3)
 
@@ -69,13 +68,18 @@ class Trace:
     @cached_property
     def on_communication(self) -> npt.NDArray[np.bool_]:
         """[op]: whether the op runs on the communication stream."""
-        return np.array([op.stream == "communication" for op in self.schedule.ops])
+        return np.array(self.schedule.on_communication)
 
     def busy_s(self, stream: str) -> Array:
-        """[rank]: seconds in which `stream` ran an op."""
-        mine = self.on_communication == (stream == "communication")
-        total: Array = (self.end_s - self.start_s)[:, mine].sum(axis=1)
-        return total
+        """[rank]: seconds in which `stream` ran an op; "communication": in which any communicator did."""
+        mine = self._on(stream)
+        return np.array([_covered_s(b[mine], e[mine]) for b, e in zip(self.start_s, self.end_s, strict=True)])
+
+    def _on(self, stream: str) -> npt.NDArray[np.bool_]:
+        """[op]: whether it runs on `stream`; "communication": on any communicator."""
+        if stream == "communication":
+            return self.on_communication
+        return np.array([op.stream == stream for op in self.schedule.ops])
 
     @cached_property
     def exposed_s(self) -> Array:
@@ -89,7 +93,7 @@ class Trace:
 
     def order(self, rank: int, stream: str) -> list[str]:
         """Names of the ops that `stream` of `rank` ran, in the order in which they began."""
-        mine = np.flatnonzero(self.on_communication == (stream == "communication"))
+        mine = np.flatnonzero([op.stream == stream for op in self.schedule.ops])
         return [self.schedule.ops[i].name for i in mine[np.argsort(self.start_s[rank, mine], kind="stable")]]
 
     def span_s(self, rank: int, op: Op) -> tuple[float, float]:
@@ -191,6 +195,8 @@ def _spans(lines: list[str], first: int, schedule: Schedule, source: str) -> Arr
 
 def _covered_s(begin: Array, end: Array) -> float:
     """Seconds that lie in at least one of the spans."""
+    if not len(begin):
+        return 0.0
     order = np.argsort(begin, kind="stable")
     begin, until = begin[order], np.maximum.accumulate(end[order])
     gaps = np.maximum(0.0, begin[1:] - until[:-1])

@@ -82,7 +82,7 @@ def test_what_is_saved_loads_back_to_the_last_bit(tmp_path_factory: pytest.TempP
 def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
     bad = (
         GOOD.replace("ranks: 4", "ranks: four")  # of the wrong type
-        .replace("  S: {", "  Q: {")  # an unknown kind, and one that is missing
+        .replace("  S: {", "  X: {")  # an unknown kind, and one that is missing
         .replace("R: {fixed_s: 5 us", "R: {fixed_s: -5 us")  # negative
         .replace("2e12", "0")  # no rate
         .replace("200 Mbit/s", "200 Mbit")  # an unknown unit
@@ -100,8 +100,8 @@ def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
         "host.threads: unknown key (2)",
         "noise: unknown key (3)",
         "compute lacks S (shared experts)",
-        "compute.Q: unknown kind; known here: P A S E R F Z",
-        "jitter.X: unknown kind; known here: P A N D S E C R F Z",
+        "compute.X: unknown kind; known here: P A S E R F Z Q",
+        "jitter.X: unknown kind; known here: P Q K A N D S E C R F Z",
         "link.scope='star' should be 'pair' or 'port'",
         "compute.R.fixed_s=-5e-06 should be at least 0",
         "compute.Z.flops_per_s=0 should be above 0",
@@ -135,7 +135,7 @@ def test_what_is_no_cluster_is_refused(file: Path, text: str, why: str) -> None:
         ({"link": Link(-1.0, 1.0)}, "link.latency_s=-1 should be at least 0"),
         ({"link": Link(0.0, float("inf"))}, "link.bytes_per_s=inf should be above 0"),
         ({"link": Link(float("nan"), 1.0, "line")}, "'line' should be 'pair' or 'port'; link.latency_s=nan should be"),
-        ({"interference": Interference({"D": 0.1})}, "interference.compute.D: unknown kind; known here: P A S E R F Z"),
+        ({"interference": Interference({"D": 0.1})}, "interference.compute.D: unknown kind; known here: P A S E R F Z Q"),
         ({"jitter": {"D": -0.1}}, "jitter.D=-0.1 should be at least 0"),
     ],
 )
