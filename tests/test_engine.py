@@ -16,8 +16,8 @@ from sim import engine
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
 from sim.cost import brings_counts, durations_s
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Schedule
-from sim.schedules import load_schedule
 from sim.trace import Trace
 from sim.workload import Routing, Workload
 
