@@ -78,10 +78,10 @@ def buffer_lines(schedule: Schedule) -> list[str]:
         first, last = steps[run[0]], steps[run[-1]]
         received = sum(first.kept[what] for what in _RECEIVED)
         numbers = (*(first.kept[what] for what in kinds), received, first.peak_received, first.peak)
-        where = first.at.name if first is last else f"{first.at.name} to {last.at.name}"
+        where = first.at.name if first is last else f"{first.at.name}-{last.at.name}"
         rows.append([spell(run), *(f"{round(n, 2):g}" for n in numbers), where])
     names = [_two_lines(what) for what in kinds]
-    head = ["step", *names, "all\nreceived", "peak of\nreceived", "peak\nof all", "\nat op"]
+    head = ["step", *names, "both\nreceived", "most\nreceived", "most\nof all", "\nat op"]
     return [
         "buffers: what a step keeps for the next, and the peak inside it (of all: received and sent rows)",
         "1 = one layer: top_k x n x hidden elements with n tokens a rank (router weights: top_k x n)",
