@@ -13,12 +13,12 @@ import csv
 import json
 import sys
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 
 from calibration.samples import machine
 from sim.gemm import GemmFit, Points, covariance, hats, roofline_s
@@ -28,7 +28,11 @@ from sim.units import quantity
 
 Array = npt.NDArray[np.float64]
 SOURCE = "fitted by benchmarks/gemm.py to ai-dynamo/aiconfigurator 095f58a (Apache-2.0)"
-FROM = {"rtx_4090": "l40s"}  # not measured: the shares and the surface of a GPU of the same architecture (Ada)
+# Not in the data: the surface, memory share and fixed time of a GPU of the same architecture (Ada), whose power limit
+# holds its own arithmetic down; the share of arithmetic from what squares of a size reached (TFLOP/s of bf16).
+LIKE = {"rtx_4090": "l40s"}
+SQUARES = {"rtx_4090": {1024: 126.84, 2048: 164.81, 4096: 151.50, 8192: 160.17, 10240: 158.54}}
+SQUARES_SOURCE = "five squares of zzc0721/torch-performance-test-data, issue 78 (PyTorch 2.7.0, CUDA 12.8)"
 NODES = ((16, 64, 256, 1024, 4096, 32768), (512, 1536, 8192), (512, 2048, 8192))
 FOLDS = 10
 RIDGE = 0.05  # keeps a factor near 1 where few shapes tell
@@ -40,7 +44,6 @@ def main() -> None:
     for system, data in read(Path(sys.argv[1])).items():
         fits[system] = fit(data, rates(system))
         rows.append({"system": system, "shapes": len(data), **errors(system, data, fits[system])})
-        print(system, {key: value for key, value in rows[-1].items() if key != "system"}, flush=True)
     pooled = {
         key: quantiles(np.concatenate([row[key] for row in rows])) for key in rows[0] if key not in ("system", "shapes")
     }
@@ -53,7 +56,7 @@ def main() -> None:
     )
     if "--hold" not in sys.argv:
         for name in sorted(file.stem for file in GPUS.glob("*.yaml")):
-            renew(name, fits[FROM.get(name, name)])
+            renew(name, fits[name] if name in fits else inferred(name, fits[LIKE[name]]))
 
 
 def read(path: Path) -> dict[str, Array]:
@@ -99,6 +102,19 @@ def fit(data: Array, peak: tuple[float, float]) -> GemmFit:
     as_tuples = tuple(tuple(tuple(row) for row in plane) for plane in factor.tolist())
     shares = [float(f"{share:.3g}") for share in (best[0], best[1], best[2] * 1e-6)]
     return GemmFit(*shares, "bf16", *nodes, as_tuples)
+
+
+def inferred(name: str, like: GemmFit) -> GemmFit:
+    """The fit of a GPU that is `like` another, with the share of arithmetic that its measured squares tell."""
+    peak, sizes = rates(name), np.array([(size, size, size) for size in SQUARES[name]], dtype=np.float64)
+    seconds = 2 * sizes[:, 0] ** 3 / (1e12 * np.array([*SQUARES[name].values()]))
+
+    def loss(share: float) -> float:
+        return float(np.abs(np.log(fitted_s(replace(like, compute_share=share), sizes, peak) / seconds)).mean())
+
+    found = replace(like, compute_share=round(float(minimize_scalar(loss, bounds=(0.3, 1.5), method="bounded").x), 3))
+    print(name, "predicted over measured:", (fitted_s(found, sizes, peak) / seconds).round(3))
+    return found
 
 
 def basis(data: Array, nodes: list[tuple[int, ...]]) -> Array:
@@ -147,7 +163,7 @@ def errors(system: str, data: Array, whole: GemmFit) -> dict[str, Array]:
         left_out[mine] = np.exp(-(inverse @ residual) / np.diag(inverse))[mine]  # of the prediction, over the measured
     below = (data[:, :3] <= 4096).all(axis=1)
     near = fit(data[below], peak)
-    bare = GemmFit(**{**asdict(near), "factor": tuple(tuple((1.0,) * len(near.k) for _ in near.n) for _ in near.m)})
+    bare = replace(near, factor=tuple(tuple((1.0,) * len(near.k) for _ in near.n) for _ in near.m))
     ratios = {
         "leave one out": left_out[inner],
         "log interpolation": interpolated(data)[inner] / seconds[inner],
@@ -185,7 +201,9 @@ def quantiles(found: Array) -> dict[str, float]:
 def renew(name: str, gemm: GemmFit) -> None:
     """Puts a fit into the file of a GPU."""
     table = read_table(GPUS / f"{name}.yaml")
-    origin = SOURCE if name not in FROM else f"inferred: that of {FROM[name]}, of the same architecture, {SOURCE}"
+    origin = SOURCE
+    if name in LIKE:
+        origin = f"inferred: that of {LIKE[name]}, {SOURCE}; compute_share from {SQUARES_SOURCE}"
     sources = {**table.pop("sources"), "gemm": origin}
     table.pop("gemm", None)
     text = table_text({**table, "gemm": asdict(gemm), "sources": sources})
