@@ -21,7 +21,7 @@ from simpy import Environment, Event
 from simpy.events import Timeout
 
 from sim.cluster import Cluster
-from sim.cost import burst_s, durations_s
+from sim.cost import burst_s, durations_s, extrapolated
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -48,6 +48,8 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
+    if notes := extrapolated(schedule, workload, cluster):
+        about["extrapolated"] = notes
     ages = np.array(schedule.staleness(), dtype=np.int64)
     gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
     return Trace(schedule, "simulated", reached, start, end, ages, about, attention_staleness=gathered)

@@ -1,8 +1,9 @@
 """Which kernels an op is made of: matrix products, attention, and passes over memory, by their shapes.
 
-The only statement of what an op computes: its multiply-accumulates (sim/cost.py), its seconds on a Gpu, and how often
-the host launches something all come from here.  Kernels are those of realrun/model.py run as PyTorch runs them, one by
-one; a compiler that fuses has fewer.  It refuses to know rates, ranks and how tokens are routed.
+The only statement of what an op computes: its multiply-accumulates (sim/cost.py), its seconds on a Gpu, how often the
+host launches something, and the model's parameters all come from here.  Kernels are those of realrun/model.py run as
+PyTorch runs them, one by one; a compiler that fuses has fewer.  It refuses to know rates, ranks and how tokens are
+routed.
 
 A row is a token of one image (both guidance halves are images of their own).  To add a kind of op, add a function."""
 
@@ -26,6 +27,7 @@ class Gemm(NamedTuple):
     k: int
     times: int = 1
     grouped: bool = False
+    bias: bool = False
 
 
 class Attention(NamedTuple):
@@ -76,6 +78,22 @@ def launches(kernel: Kernel) -> int:
     return kernel.kernels if isinstance(kernel, Pass) else 1
 
 
+def parameters(model: ModelShape, experts: int | None = None) -> int:
+    """Parameters of a model with so many routed experts a layer (all of them if not given), as realrun/model.py has
+    them: weights and biases of its products, tables, and q/k norms.
+
+    With top_k experts, those that one token meets: the published table's "active" (arXiv 2407.11633)."""
+    one = {kind: _weights(op_kernels(kind, model, Share(model.tokens, 1))) for kind in "PASEF"}
+    norms = 4 * (model.hidden // model.heads) if model.qk_norm else 0
+    table = 0 if model.adaln else 6 * model.hidden
+    block = one["A"] + one["S"] + norms + table + one["E"] * (model.experts if experts is None else experts)
+    return model.layers * block + one["P"] + one["F"] + (model.classes + 1) * model.hidden
+
+
+def _weights(kernels: list[Kernel]) -> int:
+    return sum(k.times * (k.n * k.k + k.bias * k.n) for k in kernels if isinstance(k, Gemm))
+
+
 def op_kernels(kind: str, model: ModelShape, share: Share, sharded_patches: bool = False) -> list[Kernel]:
     """The kernels of one op of `kind`.  Where patches are sharded, A is what is left of it when Q has been done."""
     if kind == "A" and not sharded_patches:
@@ -85,20 +103,20 @@ def op_kernels(kind: str, model: ModelShape, share: Share, sharded_patches: bool
 
 def _embedding(model: ModelShape, share: Share) -> Iterator[Kernel]:
     hidden, images, sinusoids = model.hidden, share.images, 256
-    yield Gemm("patches", _image_rows(model, share), hidden, model.patch**2 * model.channels)
+    yield Gemm("patches", _image_rows(model, share), hidden, model.patch**2 * model.channels, bias=True)
     yield Pass("positions", 3 * share.rows * hidden)
     yield Pass("sinusoids", 4 * images * sinusoids, 6)
-    yield Gemm("timestep 1", images, hidden, sinusoids)
-    yield Gemm("timestep 2", images, hidden, hidden)
+    yield Gemm("timestep 1", images, hidden, sinusoids, bias=True)
+    yield Gemm("timestep 2", images, hidden, hidden, bias=True)
     yield Pass("label", 7 * images * hidden, 3)  # silu between the two, gather, add
 
 
 def _projection(model: ModelShape, share: Share) -> Iterator[Kernel]:
     if model.adaln:
         yield Pass("silu", 2 * share.images * model.hidden)
-        yield Gemm("adaLN", share.images, 6 * model.hidden, model.hidden)
+        yield Gemm("adaLN", share.images, 6 * model.hidden, model.hidden, bias=True)
     yield _modulated_norm(model, share)
-    yield Gemm("qkv", share.rows, 3 * model.hidden, model.hidden)
+    yield Gemm("qkv", share.rows, 3 * model.hidden, model.hidden, bias=True)
     if model.qk_norm:
         yield Pass("q/k norm", 4 * share.rows * model.hidden, 2)
 
@@ -106,7 +124,7 @@ def _projection(model: ModelShape, share: Share) -> Iterator[Kernel]:
 def _attention(model: ModelShape, share: Share) -> Iterator[Kernel]:
     rows, hidden, width = share.rows, model.hidden, model.hidden // model.heads
     yield Attention("attention", share.images, model.heads, rows / share.images, model.tokens, width)
-    yield Gemm("projection", rows, hidden, hidden)
+    yield Gemm("projection", rows, hidden, hidden, bias=True)
     yield Pass("gated residual", 5 * rows * hidden, 2)
     yield _modulated_norm(model, share)
     yield Gemm("router", rows, model.experts, hidden)
@@ -133,9 +151,9 @@ def _residual(model: ModelShape, share: Share) -> Iterator[Kernel]:
 def _final(model: ModelShape, share: Share) -> Iterator[Kernel]:
     outputs = model.patch**2 * model.output_channels
     yield Pass("silu", 2 * share.images * model.hidden)
-    yield Gemm("adaLN", share.images, 2 * model.hidden, model.hidden)
+    yield Gemm("adaLN", share.images, 2 * model.hidden, model.hidden, bias=True)
     yield _modulated_norm(model, share)
-    yield Gemm("linear", _image_rows(model, share), outputs, model.hidden)
+    yield Gemm("linear", _image_rows(model, share), outputs, model.hidden, bias=True)
     yield Pass("patches to image", 2 * _image_rows(model, share) * outputs)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sim.output import whole_file
 from sim.schedule import Op, Schedule
+from sim.tables import CLOSED
 
 Array = npt.NDArray[np.float64]
 
@@ -46,6 +47,7 @@ class ModelShape:
     text_tokens: int = 0  # of a prompt, which go through every layer beside the image's
     adaln: bool = True  # each block computes its modulation (else it adds a table to one of the whole network)
     learn_sigma: bool = True  # twice as many channels come out
+    __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -69,6 +71,14 @@ class ModelShape:
     def tokens(self) -> int:
         """Tokens of one image (or video), with its text."""
         return self.frames * (self.latent // self.patch) ** 2 + self.text_tokens
+
+    @property
+    def beyond_dit_moe(self) -> list[str]:
+        """Settings that no DiT-MoE has: realrun/model.py, which is one, must refuse them."""
+        plain = {each.name: each.default for each in fields(self)}
+        names = ("expert_width", "shared_width", "frames", "text_tokens", "adaln", "learn_sigma")
+        strange = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != plain[name]]
+        return strange + ([] if self.shared_experts else ["shared_experts=0"])
 
     @property
     def expert_inner(self) -> int:
