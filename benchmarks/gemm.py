@@ -152,7 +152,7 @@ def errors(system: str, data: Array, whole: GemmFit) -> dict[str, Array]:
     fitted: the surface that the package has, at the shapes that it was fitted to; by folds: at a tenth, without it.
     beyond: fitted to shapes up to 4,096 each, at those with one size above; roofline beyond: without the surface."""
     peak, seconds, inner = rates(system), data[:, 3], interior(data)
-    inverse = np.linalg.inv(covariance(Points(tuple(map(tuple, data)), ())._at))
+    inverse = np.linalg.inv(covariance(Points(tuple(map(tuple, data)), ()).at))
     left_out, by_folds = np.empty((2, len(data)))
     fold = np.random.default_rng(0).integers(FOLDS, size=len(data))
     for each in range(FOLDS):

@@ -6,6 +6,7 @@ contention between streams, which is the engine's business."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -123,20 +124,24 @@ def kernel_s(kernel: Kernel, gpu: Gpu, dtype: str) -> Array | float:
 
 
 def extrapolated(schedule: Schedule, workload: Workload, cluster: Cluster) -> str:
-    """A line on what lies outside of what was measured: kernels by name, and a dtype; "" if nothing does."""
-    gpu = cluster.compute
+    """A line on what lies outside of what was measured: kernels, their share of compute, a dtype; "" if nothing does.
+
+    Ops are taken to be like the first of their kind and micro-batch."""
+    gpu, dtype = cluster.compute, _dtype(workload)
     if not isinstance(gpu, Gpu):
         return ""
-    first = {(op.kind, op.part): op for op in schedule.ops if not op.collective}
-    kernels = [(op.kind, kernel) for op in first.values() for kernel in kernels_of(op, schedule, workload)]
-    shapes = [(kind, k.name, gpu.gemm.outside((k.m, k.n, k.k))) for kind, k in kernels if isinstance(k, Gemm)]
-    found = {f"{kind} {name} ({axes})": None for kind, name, axes in shapes if axes}
-    ends = [
-        f"{axis} {nodes[0]} to {nodes[-1]}"
-        for axis, nodes in zip("mnk", (gpu.gemm.m, gpu.gemm.n, gpu.gemm.k), strict=True)
-    ]
-    said = [f"products outside of {', '.join(ends)}: {', '.join(found)}"] if found else []
-    if (dtype := _dtype(workload)) != gpu.gemm.dtype:
+    computed = [op for op in schedule.ops if not op.collective]
+    first = {(op.kind, op.part): op for op in computed}
+    often = Counter((op.kind, op.part) for op in computed)
+    kernels = [(*key, kernel) for key, op in first.items() for kernel in kernels_of(op, schedule, workload)]
+    seconds = [often[kind, part] * float(np.mean(kernel_s(kernel, gpu, dtype))) for kind, part, kernel in kernels]
+    axes = [gpu.gemm.outside((k.m, k.n, k.k)) if isinstance(k, Gemm) else "" for *_, k in kernels]
+    share = sum(s for s, outside in zip(seconds, axes, strict=True) if outside) / sum(seconds)
+    names = {
+        f"{kind} {k.name} ({outside})": None for (kind, _, k), outside in zip(kernels, axes, strict=True) if outside
+    }
+    said = [f"{share:.1%} of compute, in products outside of {gpu.gemm.measured}: {', '.join(names)}"] if names else []
+    if dtype != gpu.gemm.dtype:
         said.append(f"{dtype} is taken to reach the shares of its peak that {gpu.gemm.dtype} does")
     return "; ".join(said)
 

@@ -63,6 +63,13 @@ class GemmFit:
             name for name, nodes, size in axes if np.any((size > 0) & ((size < nodes[0]) | (size > nodes[-1])))
         )
 
+    @property
+    def measured(self) -> str:
+        """The range of what was measured: "m 16 to 32768, ..."."""
+        return ", ".join(
+            f"{axis} {nodes[0]} to {nodes[-1]}" for axis, nodes in zip("mnk", (self.m, self.n, self.k), strict=True)
+        )
+
     def _factor(self, shape: tuple[Any, int, int]) -> Array:
         weights = [hats(size, nodes) for size, nodes in zip(shape, (self.m, self.n, self.k), strict=True)]
         over_nk = np.einsum("abc,b,c->a", self._surface, *(w.reshape(-1) for w in weights[1:]))
@@ -123,7 +130,7 @@ class Points:
         """Seconds of (m, n, k): as measured, or else the fit's times what its neighbours took over theirs."""
         m = np.atleast_1d(np.asarray(shape[0], dtype=np.float64))
         at = _octaves(np.stack([m.ravel(), *(np.full(m.size, float(size)) for size in shape[1:])], axis=1))
-        ratio = np.exp(np.exp(-_apart(at, self._at)) @ self._weights)
+        ratio = np.exp(np.exp(-_apart(at, self.at)) @ self._weights)
         measured = [self._exact.get((float(size), *shape[1:])) for size in m.ravel()]
         found = np.where([s is None for s in measured], ratio * np.ravel(fitted_s), [s or 0.0 for s in measured])
         return np.where(m > 0, found.reshape(m.shape), 0.0).reshape(np.shape(shape[0]))
@@ -133,13 +140,14 @@ class Points:
         return {(float(m), n, k): s for m, n, k, s in self.points}
 
     @cached_property
-    def _at(self) -> Array:
+    def at(self) -> Array:
+        """Where the points lie [point, (m, n, k)], on axes where a distance of 1 is as far as a measurement tells."""
         return _octaves(np.array([point[:3] for point in self.points], dtype=np.float64))
 
     @cached_property
     def _weights(self) -> Array:
         residual = np.log([point[3] for point in self.points]) - np.log(self.fitted_s)
-        weights: Array = np.linalg.solve(covariance(self._at), residual)
+        weights: Array = np.linalg.solve(covariance(self.at), residual)
         return weights
 
 
@@ -151,7 +159,6 @@ def covariance(at: Array, noise: float = 1e-3) -> Array:
 
 
 def _octaves(shapes: Array) -> Array:
-    """[point, (m, n, k)] on axes where a distance of 1 is as far as a measurement tells."""
     scaled: Array = np.log2(np.maximum(shapes, 1e-9)) / OCTAVES
     return scaled
 
