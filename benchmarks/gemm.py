@@ -40,8 +40,19 @@ GPUS = Path(__file__).parent.parent / "sim" / "gpus"
 
 
 def main() -> None:
+    match [argument for argument in sys.argv[1:] if argument != "--hold"]:
+        case [file] if Path(file).is_file():
+            run(read(Path(file)), hold="--hold" in sys.argv)
+        case []:
+            print(f"benchmarks/gemm.py: nothing done, since it was given no measurements\n\n{__doc__}")
+        case other:
+            sys.exit(f"benchmarks/gemm.py: {' '.join(other)} should be one file of measurements")
+
+
+def run(measured: dict[str, Array], hold: bool) -> None:
+    """Fits, prints and writes everything; with `hold`, the package's GPUs stay as they are."""
     rows, fits = [], {}
-    for system, data in read(Path(sys.argv[1])).items():
+    for system, data in measured.items():
         fits[system] = fit(data, rates(system))
         rows.append({"system": system, "shapes": len(data), **errors(system, data, fits[system])})
     pooled = {
@@ -54,7 +65,7 @@ def main() -> None:
     target.write_text(
         json.dumps({"meta": machine(), "source": SOURCE, "pooled": pooled, "rows": by_system}, indent=1) + "\n"
     )
-    if "--hold" not in sys.argv:
+    if not hold:
         for name in sorted(file.stem for file in GPUS.glob("*.yaml")):
             renew(name, fits[name] if name in fits else inferred(name, fits[LIKE[name]]))
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
 from sim.gpu import Gpu
-from sim.kernels import Attention, Gemm, Kernel, Pass, Share, launches, macs, op_kernels
+from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
 from sim.schedule import Op, Schedule
 from sim.workload import ModelShape, Workload
 
@@ -96,9 +96,16 @@ def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
     return flops
 
 
-def op_launches(op: Op, schedule: Schedule, workload: Workload) -> int:
-    """Kernels that the host launches for a compute op, run one by one."""
-    return sum(launches(kernel) for kernel in kernels_of(op, schedule, workload))
+def launches(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[int]:
+    """[op] kernels that the host launches: on a Gpu, those of a compute op; else 1, since Host.launch_s is of an op."""
+    if not isinstance(cluster.compute, Gpu):
+        return [1] * len(schedule.ops)
+    seen: dict[object, int] = {}
+    for op in schedule.ops:
+        if (key := _sort(op, schedule, workload)) not in seen:
+            kernels = [] if op.collective else kernels_of(op, schedule, workload)
+            seen[key] = sum(kernel_launches(kernel) for kernel in kernels) or 1
+    return [seen[_sort(op, schedule, workload)] for op in schedule.ops]
 
 
 def kernels_of(op: Op, schedule: Schedule, workload: Workload) -> list[Kernel]:

@@ -71,7 +71,7 @@ def macs(kernel: Kernel) -> Any:
     return kernel.macs
 
 
-def launches(kernel: Kernel) -> int:
+def kernel_launches(kernel: Kernel) -> int:
     """How many kernels the host launches: of products of several experts one for each, unless they are grouped."""
     if isinstance(kernel, Gemm):
         return kernel.times * (1 if kernel.grouped or not np.ndim(kernel.m) else np.shape(kernel.m)[-1])

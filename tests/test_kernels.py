@@ -11,10 +11,10 @@ import pytest
 from cases import cluster, model, skewed
 
 from sim.cluster import Cluster
-from sim.cost import durations_s, extrapolated, kernel_s, kernels_of, op_flops, op_launches, op_s
+from sim.cost import durations_s, extrapolated, kernel_s, kernels_of, launches, op_flops, op_s
 from sim.engine import simulate
 from sim.gpu import Gpu
-from sim.kernels import Attention, Gemm, Pass, Share, launches, macs, op_kernels, parameters
+from sim.kernels import Attention, Gemm, Pass, Share, kernel_launches, macs, op_kernels, parameters
 from sim.load import load_schedule
 from sim.models import load_model
 from sim.schedule import Op, Schedule
@@ -61,9 +61,9 @@ def test_kernels_count_what_they_multiply_and_how_often_they_are_launched() -> N
     rows = np.array([[3.0, 5.0], [0.0, 8.0]])
     loop, grouped = Gemm("x", rows, 2, 7, times=2), Gemm("x", rows, 2, 7, times=2, grouped=True)
     assert macs(loop).tolist() == macs(grouped).tolist() == [2 * 8 * 2 * 7] * 2
-    assert (launches(loop), launches(grouped), launches(Gemm("x", 8.0, 2, 7))) == (4, 2, 1)
+    assert (kernel_launches(loop), kernel_launches(grouped), kernel_launches(Gemm("x", 8.0, 2, 7))) == (4, 2, 1)
     assert macs(Attention("x", 2, 3, 4, 5, 6)) == 2 * 2 * 3 * 4 * 5 * 6
-    assert (macs(Pass("x", 10, 3, macs=4)), launches(Pass("x", 10, 3))) == (4, 3)
+    assert (macs(Pass("x", 10, 3, macs=4)), kernel_launches(Pass("x", 10, 3))) == (4, 3)
 
 
 def test_a_sharded_projection_and_the_rest_are_the_whole_attention() -> None:
@@ -105,8 +105,10 @@ def test_the_rank_with_the_most_rows_takes_longest_and_grouping_saves_launches(m
     np.testing.assert_allclose(rows.sum(axis=1), workload.rows(schedule, op).sum(axis=0))
     together = replace(workload, grouped=True)
     assert (op_s(op, schedule, together, machine) < each).all()
-    assert op_launches(op, schedule, workload) == 4 * 5
-    assert op_launches(op, schedule, together) == 5
+    at = schedule.position["E0.0"]
+    assert launches(schedule, workload, machine)[at] == 4 * 5
+    assert launches(schedule, together, machine)[at] == 5
+    assert {*launches(schedule, workload, cluster())} == {1}
     np.testing.assert_allclose(op_flops(op, schedule, together), op_flops(op, schedule, workload))
 
 
