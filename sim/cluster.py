@@ -8,17 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sim.fabric import Fabric
+from sim.network import Network, network_problems
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.units import quantity, units_of
 
 COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in (*COLLECTIVES, "Q"))
 _ALSO = ("Q",)  # of schedules with sharded patches only; without a rate of its own it has that of A (sim/cost.py)
+_PRESETS = Path(__file__).parent / "clusters"
 _CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
 
 
@@ -82,7 +86,7 @@ class Cluster:
     name: str
     ranks: int
     compute: Mapping[str, Rate]  # kind of op -> Rate
-    link: Link
+    link: Link | Network
     host: Host = field(default_factory=Host)
     interference: Interference = field(default_factory=Interference)
     jitter: Mapping[str, float] = field(default_factory=dict)  # kind -> standard deviation of log(seconds)
@@ -93,6 +97,11 @@ class Cluster:
     def __post_init__(self) -> None:
         if problems := _problems(asdict(self)):
             raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
+
+    @cached_property
+    def laid_out(self) -> Link | Fabric:
+        """The link, a network laid out for these ranks."""
+        return Fabric.of(self.link, self.ranks) if isinstance(self.link, Network) else self.link
 
     def __str__(self) -> str:
         text: str = yaml.safe_dump(asdict(self), sort_keys=False, width=100, allow_unicode=True)
@@ -105,12 +114,14 @@ class Cluster:
 
     @staticmethod
     def load(path: Path | str) -> Cluster:
-        """The cluster in a YAML file.  Raises ValueError with every unknown key and unit, every value that is missing,
-        of the wrong type or out of range, a line each; OSError if the file cannot be read."""
+        """The cluster in a YAML file, or the preset of that name.
+
+        Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
+        range, a line each; OSError if the file cannot be read."""
         from pydantic import TypeAdapter, ValidationError
 
         try:
-            data = yaml.load(Path(path).read_text(), _OnceOnly) or {}
+            data = yaml.load(preset_or(path).read_text(), _OnceOnly) or {}
         except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
             raise ValueError(f"{path}: not YAML: {error}") from None
         problems: list[str] = []
@@ -118,10 +129,25 @@ class Cluster:
         try:
             cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
         except ValidationError as error:
-            problems += [*_readable(error.errors()), *_problems(data)]
+            problems += [*_readable(error.errors(), "Network" if _has_network(data) else "Link"), *_problems(data)]
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
         return cluster
+
+
+def presets() -> list[str]:
+    """Names of the clusters that come with the package."""
+    return sorted(file.stem for file in _PRESETS.glob("*.yaml"))
+
+
+def preset_or(path: Path | str) -> Path:
+    """The file of the preset called `path`, or else `path` itself.  Raises ValueError for a name that is neither."""
+    file = Path(path)
+    if file.suffix or len(file.parts) != 1 or file.exists():
+        return file
+    if str(path) not in presets():
+        raise ValueError(f"no cluster is called {path}, and no file; the names are {', '.join(presets())}")
+    return _PRESETS / f"{path}.yaml"
 
 
 class _OnceOnly(yaml.SafeLoader):
@@ -144,9 +170,7 @@ def _problems(cluster: Any) -> list[str]:
     for key, known in kinds.items():
         strange = [kind for kind in _table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
-    scope = (_table(cluster, "link") or {}).get("scope", "port")
-    if scope not in ("pair", "port"):
-        problems.append(f"link.scope={scope!r} should be 'pair' or 'port'")
+    problems += _link_problems(cluster)
     numbers = _numbers(cluster)
     strange = [key for key in _table(cluster, "errors") or () if key not in numbers]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
@@ -155,6 +179,19 @@ def _problems(cluster: Any) -> list[str]:
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
     return problems
+
+
+def _has_network(cluster: Any) -> bool:
+    """Whether the link of a cluster, given as tables, is a Network."""
+    return not (_table(cluster, "link") or {}).keys().isdisjoint(("resources", "routes"))
+
+
+def _link_problems(cluster: Any) -> list[str]:
+    link = _table(cluster, "link") or {}
+    if _has_network(cluster):
+        return [f"link.{problem}" for problem in network_problems(link, cluster.get("ranks"))]
+    scope = link.get("scope", "port")
+    return [] if scope in ("pair", "port") else [f"link.scope={scope!r} should be 'pair' or 'port'"]
 
 
 def _table(tables: Any, key: str) -> Mapping[str, Any] | None:
@@ -182,12 +219,15 @@ def _in_si(value: Any, key: str, problems: list[str]) -> Any:
         return 1.0  # stands in, so that the rest can be looked at
 
 
-def _readable(errors: Any) -> list[str]:
-    """A line an error of pydantic's: dotted key, what is wrong, the value."""
+def _readable(errors: Any, link: str) -> list[str]:
+    """A line an error of pydantic's: dotted key, what is wrong, the value.  `link`: which kind of link is meant."""
     words = {"missing": "missing", "unexpected_keyword_argument": "unknown key"}
     lines = []
     for error in errors:
-        key = ".".join(str(part) for part in error["loc"])
+        where = [str(part) for part in error["loc"]]
+        if where[0:1] == ["link"] and len(where) > 1 and where.pop(1) != link:
+            continue
+        key = ".".join(where)
         found = "" if error["type"] == "missing" else f" ({error['input']!r})"
         if error["type"] != "value_error":  # ours, from __post_init__: _problems says it
             lines.append(f"{key}: {words.get(error['type'], error['msg'])}{found}".removeprefix(": "))

@@ -1,7 +1,7 @@
 """The one place where shapes become seconds: what each op costs on each rank, alone on the machine.
 
-Compute: fixed_s + FLOPs / flops_per_s, by kind of op, with the rank's own token counts.  Collectives: latency plus the
-fullest resource's bytes over its rate.  Both ignore contention between streams, which is the engine's business."""
+Compute: fixed_s + FLOPs / flops_per_s, by kind of op, with the rank's own token counts.  Collectives: see
+sim/collectives.py.  Both ignore contention between streams, which is the engine's business."""
 
 from __future__ import annotations
 
@@ -10,26 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Cluster, Link
+from sim.cluster import Cluster
+from sim.collectives import brings_counts, collective_s
 from sim.schedule import Op, Schedule
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]
-
-
-def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
-    """Seconds [rank] until one all-to-all of `sent_bytes` [src, dst] ends (the diagonal stays at home and is free).
-
-    The fullest resource of a rank decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores
-    fairness between pairs, and the burst of an idle link, which is the engine's business.  Raises ValueError if
-    `sent_bytes` is not square or has a negative entry."""
-    if sent_bytes.ndim != 2 or len(set(sent_bytes.shape)) != 1 or (sent_bytes < 0).any():
-        raise ValueError(f"bytes [src, dst] should be square and not negative, not\n{sent_bytes}")
-    away = sent_bytes - np.diag(np.diag(sent_bytes))
-    through = np.max if link.scope == "pair" else np.sum
-    received, sent = through(away, axis=0), through(away, axis=1)
-    fullest: Array = received if link.buffered else np.maximum(received, sent)
-    return link.latency_s + fullest / link.bytes_per_s
 
 
 def forward_macs(model: ModelShape) -> float:
@@ -60,26 +46,10 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
 
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
-    link = cluster.link
-    if op.kind == "N":
-        return link.latency_s if workload.ranks > 1 else 0.0
-    if op.kind in "DC":
-        if workload.ranks == 1:
-            return 0.0
-        counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
-        return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
+    if op.collective:
+        return collective_s(op, schedule, workload, cluster.laid_out)
     rate = cluster.compute[op.kind]
     return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
-
-
-def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
-    """Seconds that a link which has long been idle saves the collective `op`: its burst passes at once."""
-    return 0.0 if op.kind == "N" or brings_counts(op, schedule) else link.burst_bytes / link.bytes_per_s
-
-
-def brings_counts(op: Op, schedule: Schedule) -> bool:
-    """Whether `op` is a dispatch that brings its token counts along, since no N brings them."""
-    return op.kind == "D" and f"N{op.step}.{op.layer}{op.part}" not in schedule.position
 
 
 def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from simpy import Environment, Event
 from simpy.events import Timeout
 
-from sim.cluster import Cluster
-from sim.cost import burst_s, durations_s
+from sim.cluster import Cluster, Link
+from sim.collectives import burst_s
+from sim.cost import durations_s
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -88,8 +89,9 @@ class _Machine:
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.arrived = [0] * len(talks)
         self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
-        self.burst = {i: round(burst_s(self.ops[i], schedule, cluster.link) * TICKS_PER_S) for i in self.collectives}
-        self.latency = round(cluster.link.latency_s * TICKS_PER_S)
+        link = cluster.link if isinstance(cluster.link, Link) else Link(0.0, 1.0)  # a network saves no burst up
+        self.burst = {i: round(burst_s(self.ops[i], schedule, link) * TICKS_PER_S) for i in self.collectives}
+        self.latency = round(link.latency_s * TICKS_PER_S)
         self.landed = -math.inf  # when the last collective ended
         host = cluster.host
         launch = [round((host.collective_s if t else host.launch_s) * TICKS_PER_S) for t in talks]

@@ -179,10 +179,14 @@ class Workload:
         rows: Array = per_home.sum(axis=1).astype(np.float64)
         return rows
 
-    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
-        """Bytes [src, dst] that the collective `op` (D or C) sends over links; the diagonal stays at home: 0."""
+    def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """Bytes [src, dst] that the collective `op` (D or C) brings from rank to rank; [r, r] stays at home."""
         rows = self.rows(schedule, op)
-        sent = (rows if op.kind == "D" else rows.T) * float(self.model.hidden * self.wire_bytes)
+        return (rows if op.kind == "D" else rows.T) * float(self.model.hidden * self.wire_bytes)
+
+    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """`moved_bytes` that links carry: 0 on the diagonal."""
+        sent = self.moved_bytes(schedule, op)
         np.fill_diagonal(sent, 0.0)
         return sent
 

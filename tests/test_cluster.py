@@ -135,7 +135,10 @@ def test_what_is_no_cluster_is_refused(file: Path, text: str, why: str) -> None:
         ({"link": Link(-1.0, 1.0)}, "link.latency_s=-1 should be at least 0"),
         ({"link": Link(0.0, float("inf"))}, "link.bytes_per_s=inf should be above 0"),
         ({"link": Link(float("nan"), 1.0, "line")}, "'line' should be 'pair' or 'port'; link.latency_s=nan should be"),
-        ({"interference": Interference({"D": 0.1})}, "interference.compute.D: unknown kind; known here: P A S E R F Z Q"),
+        (
+            {"interference": Interference({"D": 0.1})},
+            "interference.compute.D: unknown kind; known here: P A S E R F Z Q",
+        ),
         ({"jitter": {"D": -0.1}}, "jitter.D=-0.1 should be at least 0"),
     ],
 )

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from sim import engine
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
-from sim.cost import brings_counts, durations_s
+from sim.collectives import brings_counts
+from sim.cost import durations_s
 from sim.engine import simulate
 from sim.schedule import Schedule
 from sim.schedules import load_schedule
