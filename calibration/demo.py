@@ -37,7 +37,7 @@ class Plan:
 
     Of its links the slow one makes communication dominate (about twice the compute), the fast one compute."""
 
-    workload: Workload = field(default_factory=lambda: Workload(MODELS["tiny"], ranks=2, images=4, wire_bytes=4))
+    workload: Workload = field(default_factory=lambda: Workload(MODELS["tiny"], ranks=2, images=4, wire="float32"))
     schedules: Sequence[str] = tuple(SCHEDULES)
     steps: int = 12
     rates: Sequence[float] = (20e6, 80e6)  # bytes a second, each link

@@ -161,7 +161,7 @@ def _transfer_samples(
     """A transfer takes from when the last rank is ready until this rank's rows are there.  spans_s [rank, transfer, 2].
 
     queued: they were issued together, so that all but the first found the link busy.  With a window, those in it."""
-    row_bytes = workload.model.hidden * workload.wire_bytes
+    row_bytes = workload.row_bytes
     ready_s = spans_s[:, :, 0].max(axis=0)
     for rank, ended_s in enumerate(spans_s[:, :, 1]):
         for (form, rows), start_s, end_s in [*zip(load.plan, ready_s, ended_s, strict=True)][queued:]:

@@ -56,7 +56,7 @@ def realrun(
         bool, typer.Option("--verify", help="Also compare with one process without communication.")
     ] = False,
 ) -> None:
-    from realrun.run import DTYPES, Settings, check_fit
+    from realrun.run import Settings, check_fit
 
     if model not in MODELS:
         raise ValueError(f"unknown model {model!r}; known: {', '.join(MODELS)}")
@@ -68,7 +68,7 @@ def realrun(
     rate = None if link is None else quantity("link_bytes_per_s", link)
     settings = Settings(seed, dtype, link_bytes_per_s=rate)
     world = _world(ranks)
-    workload = Workload(MODELS[model], world, images, wire_bytes=DTYPES[dtype].itemsize)
+    workload = Workload(MODELS[model], world, images, dtype)
     schedule = load_schedule(source, steps, workload.model.layers, warm_up=warm_up)
     check_fit(schedule, workload, settings, world)
     made = _run(schedule, workload, settings, timeout)

@@ -88,9 +88,8 @@ def run_as_rank(
 def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world: int) -> None:
     """Raises ValueError that says which two things do not fit each other."""
     workload.fits(schedule.check())
-    size = DTYPES[settings.dtype].itemsize
-    if workload.wire_bytes != size:
-        raise ValueError(f"{settings.dtype} rows take {size} bytes an element on the wire, not {workload.wire_bytes}")
+    if workload.wire != settings.dtype:
+        raise ValueError(f"{settings.dtype} rows travel as {settings.dtype}, not as {workload.wire}")
     if workload.ranks != world:
         raise ValueError(f"the workload is for {workload.ranks} ranks, but {world} are running")
     if settings.link_bytes_per_s is not None and world == 1:

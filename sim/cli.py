@@ -87,7 +87,7 @@ def simulate(
     model: Annotated[str, typer.Option(help="The network, such as S or XL; any other word lists them all.")] = "XL",
     images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
-    wire_bytes: Annotated[int, typer.Option(help="Bytes of an element on the wire.")] = 2,
+    wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
     warm_up: WarmUp = None,
@@ -110,7 +110,7 @@ def simulate(
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     counts = None if routing is None else Routing.load(routing)
-    workload = Workload(MODELS[model], machine.ranks, images, wire_bytes, counts)
+    workload = Workload(MODELS[model], machine.ranks, images, wire, counts)
     plans = _plans(schedules, steps, workload.model, warm_up)
     names = _names(schedules, plans)
     outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)

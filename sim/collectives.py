@@ -21,25 +21,21 @@ def collective_s(op: Op, schedule: Schedule, workload: Workload, link: Link | Fa
     """Seconds of one collective, alone, from when all ranks have reached it: [rank] where ranks differ."""
     if workload.ranks == 1:
         return 0.0
-    moved = moved_bytes(op, schedule, workload)
     if isinstance(link, Fabric):
-        return link.transfer_s(link.all_gather(moved[0, 0])) if op.kind == "K" else link.all_to_all_s(moved)
+        parts = transfers(op, schedule, workload, link)
+        return sum(float(link.transfer_s(part).max()) for part in parts[:-1]) + link.transfer_s(parts[-1])
     if op.kind == "N":
         return link.latency_s
     counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
-    return all_to_all_s(moved, link) + counts_s
+    return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
 
 
-def moved_bytes(op: Op, schedule: Schedule, workload: Workload) -> Array:
-    """Bytes [src, dst] that the collective `op` brings from rank to rank; [r, r] is what rank r keeps.
-
-    N: nothing but latency.  K: each rank's keys and values of the op's layers to every rank."""
-    if op.kind in "DC":
-        return workload.moved_bytes(schedule, op)
+def transfers(op: Op, schedule: Schedule, workload: Workload, fabric: Fabric) -> list[Array]:
+    """Bytes [src, dst] of the transfers, one after another, that the collective `op` consists of; N moves none."""
     if op.kind == "N":
-        return np.zeros((workload.ranks, workload.ranks))
-    rows = workload.tokens / schedule.micro_batches * len(schedule.layers_of(op))
-    return np.full((workload.ranks, workload.ranks), 2.0 * rows * workload.model.hidden * workload.wire_bytes)
+        return [np.zeros((workload.ranks, workload.ranks))]
+    moved = workload.moved_bytes(schedule, op)
+    return [fabric.all_gather(float(moved[0, 0]))] if op.kind == "K" else fabric.all_to_all(moved)
 
 
 def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
@@ -64,4 +60,4 @@ def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
 
 def brings_counts(op: Op, schedule: Schedule) -> bool:
     """Whether `op` is a dispatch that brings its token counts along, since no N brings them."""
-    return op.kind == "D" and f"N{op.step}.{op.layer}{op.part}" not in schedule.position
+    return op.kind == "D" and not any(name.startswith("N") for name in schedule.inputs(op))

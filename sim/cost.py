@@ -6,6 +6,7 @@ sim/collectives.py.  Both ignore contention between streams, which is the engine
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Ar
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
     if op.collective:
         return collective_s(op, schedule, workload, cluster.laid_out)
-    rate = cluster.compute[op.kind]
+    rate = cluster.compute.get(op.kind) or replace(cluster.compute["A"], fixed_s=0.0)  # Q: a part of A
     return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
 
 
@@ -58,7 +59,10 @@ def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
         rows: Array = workload.rows(schedule, op).sum(axis=0)
         return 2 * rows * _swiglu_macs(workload.model)
     tokens = workload.tokens / (schedule.micro_batches if op.layer is not None else 1)
-    return 2 * tokens * _MACS_PER_TOKEN[op.kind](workload.model)
+    macs = _MACS_PER_TOKEN[op.kind](workload.model)
+    if op.kind == "A" and schedule.sharded_patches:
+        macs -= _MACS_PER_TOKEN["Q"](workload.model)
+    return 2 * tokens * macs
 
 
 def _swiglu_macs(model: ModelShape, shared: bool = False) -> float:
@@ -85,6 +89,7 @@ def _t_macs(model: ModelShape) -> float:
 
 
 _MACS_PER_TOKEN: dict[str, Callable[[ModelShape], float]] = {
+    "Q": lambda m: 3 * m.hidden * m.hidden,
     "P": lambda m: _embed_macs(m) + _t_macs(m) / m.tokens,
     "A": lambda m: _attention_macs(m) + 2 * m.tokens * m.hidden + m.experts * m.hidden + 6 * m.hidden**2 / m.tokens,
     "S": lambda m: _swiglu_macs(m, shared=True),
@@ -97,9 +102,8 @@ _MACS_PER_TOKEN: dict[str, Callable[[ModelShape], float]] = {
 def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:
     """Ops of one sort cost the same: those of one kind, and for D, E and C of the same tokens and slots."""
     if op.kind not in "DEC" or op.layer is None:
-        return op.kind
+        return op.kind, len(schedule.layers_of(op))
     assert workload.routing is not None
     steps, layers = workload.routing.counts.shape[:2]
-    slots = schedule.ops[schedule.position[f"D{op.step}.{op.layer}{op.part}"]].slots
-    counts = brings_counts(op, schedule)
-    return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, slots, counts
+    slots, counts = schedule.chain_slots(op), brings_counts(op, schedule)
+    return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, op.piece, slots, counts

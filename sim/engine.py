@@ -50,7 +50,8 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
     ages = np.array(schedule.staleness(), dtype=np.int64)
-    return Trace(schedule, "simulated", reached, start, end, ages, about)
+    gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
+    return Trace(schedule, "simulated", reached, start, end, ages, about, attention_staleness=gathered)
 
 
 def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:

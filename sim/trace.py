@@ -5,6 +5,7 @@ whether a model or a machine made them, beyond the word in `origin`."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ class Trace:
 
     reached_s [rank, op]: when this rank was ready for the op; start_s [rank, op]: when it began, for a collective not
     before every rank had reached it; end_s [rank, op].  The op axis is `schedule.ops`.
-    staleness [step, layer, slot]: age in steps of what was added; a simulation takes it from the schedule, a real run
-    reads it off the tags that travelled with the buffers."""
+    staleness [step, layer, slot]: oldest age in steps of what was added; a simulation takes it from the schedule, a
+    real run reads it off the tags that travelled with the buffers.  ages [step, layer, slot, age], where a policy
+    decides: for how many tokens it was which; None where all tokens are alike.  attention_staleness [step, layer]: age
+    of the other ranks' keys and values; None where these do not travel."""
 
     schedule: Schedule
     origin: str  # "simulated" or "measured"
@@ -38,6 +41,8 @@ class Trace:
     end_s: Array
     staleness: npt.NDArray[np.int64]
     about: Mapping[str, str] = field(default_factory=dict)  # workload, cluster or machine, seed, versions
+    ages: npt.NDArray[np.int64] | None = None
+    attention_staleness: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         for name in ("reached_s", "start_s", "end_s"):
@@ -49,6 +54,13 @@ class Trace:
         ages = (self.schedule.steps, self.schedule.layers, self.schedule.top_k)
         if self.staleness.shape != ages:
             raise ValueError(f"staleness should be of shape [step, layer, slot] {ages}, not {self.staleness.shape}")
+        for name, given, due, axes in [
+            ("ages", self.ages, self.schedule.policy is not None, (*ages, self.schedule.steps)),
+            ("attention_staleness", self.attention_staleness, self.schedule.sharded_patches, ages[:2]),
+        ]:
+            if (given is not None) != due or (given is not None and given.shape != axes):
+                found = None if given is None else given.shape
+                raise ValueError(f"{name} should be {f'of shape {axes}' if due else 'None'}, not {found}")
         for key, value in self.about.items():
             if " = " in key or len(f"{key} = {value}".splitlines()) > 1:
                 raise ValueError(f"about {key!r}: {value!r} is not a line of text")
@@ -120,9 +132,15 @@ class Trace:
     def __str__(self) -> str:
         """Everything: a heading of `#` lines with the schedule in it, then a line a span, in exact seconds."""
         about = [f"# {key} = {value}" for key, value in self.about.items()]
-        ages = ["# staleness " + " ".join(str(a) for a in step.ravel()) for step in self.staleness]
+        ages = ["# staleness " + " ".join(map(str, step)) for step in self._staleness_rows()]
         text = [f"#> {line}" for line in str(self.schedule).splitlines()]
         return "\n".join([f"# trace {self.origin}", *about, *ages, *text, _COLUMNS, *self._rows()]) + "\n"
+
+    def _staleness_rows(self) -> list[list[int]]:
+        """A line a step: ages by layer and slot, then of attention by layer, then counts by layer, slot and age."""
+        parts = [a for a in (self.staleness, self.attention_staleness, self.ages) if a is not None]
+        rows: list[list[int]] = np.concatenate([a.reshape(self.schedule.steps, -1) for a in parts], axis=1).tolist()
+        return rows
 
     def _rows(self) -> list[str]:
         names = [(op.stream, op.name) for op in self.schedule.ops]
@@ -162,20 +180,28 @@ class Trace:
         about = dict(line[2:].split(" = ", 1) for line in head if " = " in line and line.startswith("# "))
         reached, start, end = _spans(lines, len(head) + 1, schedule, source)
         ages = _ages(head, schedule, source)
-        return Trace(schedule, lines[0].removeprefix("# trace "), reached, start, end, ages, about)
+        return Trace(
+            schedule, lines[0].removeprefix("# trace "), reached, start, end, ages.pop("staleness"), about, **ages
+        )
 
 
-def _ages(head: list[str], schedule: Schedule, source: str) -> npt.NDArray[np.int64]:
-    """staleness [step, layer, slot], a line a step."""
-    ages = []
+def _ages(head: list[str], schedule: Schedule, source: str) -> dict[str, npt.NDArray[np.int64]]:
+    """staleness, attention_staleness and ages of a Trace, a line a step."""
+    steps, layers, top_k = schedule.steps, schedule.layers, schedule.top_k
+    shapes: dict[str, tuple[int, ...]] = {"staleness": (layers, top_k)}
+    shapes |= {"attention_staleness": (layers,)} if schedule.sharded_patches else {}
+    shapes |= {"ages": (layers, top_k, steps)} if schedule.policy else {}
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    rows = []
     for number, line in enumerate(head, 1):
         if line.startswith("# staleness "):
-            ages.append(line.split()[2:])
-            if len(ages[-1]) != schedule.layers * schedule.top_k or not all(map(str.isdecimal, ages[-1])):
+            rows.append(line.split()[2:])
+            if len(rows[-1]) != sum(sizes) or not all(map(str.isdecimal, rows[-1])):
                 raise ValueError(f"{source}, line {number}: expected an age a layer and slot\n    {line}")
-    if len(ages) != schedule.steps:
-        raise ValueError(f"{source}: {len(ages)} lines of staleness for {schedule.steps} steps")
-    return np.array(ages, dtype=np.int64).reshape(schedule.steps, schedule.layers, schedule.top_k)
+    if len(rows) != steps:
+        raise ValueError(f"{source}: {len(rows)} lines of staleness for {steps} steps")
+    columns = np.split(np.array(rows, dtype=np.int64).reshape(steps, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
+    return {name: part.reshape(steps, *shapes[name]) for name, part in zip(shapes, columns, strict=True)}
 
 
 def _spans(lines: list[str], first: int, schedule: Schedule, source: str) -> Array:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import is_zipfile
 
 import numpy as np
@@ -68,6 +68,23 @@ MODELS = {
 }
 
 
+class Wire(NamedTuple):
+    """How rows travel: bytes of an element, and bytes that each row needs beside them (its scale)."""
+
+    element_bytes: int
+    row_bytes: int = 0
+
+
+WIRES = {
+    "float64": Wire(8),
+    "float32": Wire(4),
+    "bfloat16": Wire(2),
+    "float16": Wire(2),
+    "float8": Wire(1, 4),  # e4m3, and a float32 a row
+    "int8": Wire(1, 4),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Routing:
     """Token counts of a run.  counts [step, layer, part, slot, src, expert]: how many of a micro-batch's tokens on
@@ -115,25 +132,33 @@ class Routing:
 @dataclass(frozen=True)
 class Workload:
     """What each of `ranks` ranks works on: `images` of its own (so 2 x images x tokens rows: both guidance halves go
-    through the network in one forward), with expert e on rank e mod ranks."""
+    through the network in one forward), with expert e on rank e mod ranks.
+
+    Under a schedule with sharded patches it has as many rows, but of all ranks x images images, a share of each."""
 
     model: ModelShape
     ranks: int
     images: int
-    wire_bytes: int = 2  # bytes of one element on the wire
+    wire: str = "bfloat16"  # how elements travel: a key of WIRES
     routing: Routing | None = None  # None: balanced
 
     def __post_init__(self) -> None:
-        for name, most in [("ranks", 2**20), ("images", 2**20), ("wire_bytes", 16)]:
+        for name, most in [("ranks", 2**20), ("images", 2**20)]:
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"workload: {name}={getattr(self, name)} should be at least 1 and at most {most}")
-        if self.model.experts % self.ranks:
-            raise ValueError(f"workload: {self.model.experts} experts cannot be spread evenly over {self.ranks} ranks")
+        if self.wire not in WIRES:
+            raise ValueError(f"workload: unknown wire {self.wire!r}; known: {', '.join(WIRES)}")
 
     @property
     def tokens(self) -> int:
         """Rows that a rank carries through the network: 2 (guidance) x images x tokens of an image."""
         return 2 * self.images * self.model.tokens
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row (a token's hidden state, or an expert's output of it) on the wire."""
+        wire = WIRES[self.wire]
+        return self.model.hidden * wire.element_bytes + wire.row_bytes
 
     def home(self, expert: int) -> int:
         """The rank that holds `expert`."""
@@ -142,19 +167,16 @@ class Workload:
     def fits(self, schedule: Schedule) -> Workload:
         """Returns the workload itself, with its routing spelt out, if `schedule` can be run on it.
 
-        Raises ValueError that names what does not fit: layers, top_k, micro-batches, or the recorded routing, whose
-        slots should route every token of a rank."""
+        Raises ValueError that names what does not fit: layers, top_k, experts, patches, micro-batches, or the recorded
+        routing, whose slots should route every token of a rank."""
         model, parts = self.model, schedule.micro_batches
+        self._check_shares(schedule)
         for key in ("layers", "top_k"):
             if getattr(schedule, key) != getattr(model, key):
                 raise ValueError(
                     f"schedule {schedule.name} has {key}={getattr(schedule, key)}, "
                     f"but model {model.name} has {key}={getattr(model, key)}"
                 )
-        if 2 * self.images % parts:
-            raise ValueError(
-                f"{2 * self.images} rows of images (with guidance) do not divide into {parts} micro-batches"
-            )
         routing = self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)
         shape = routing.counts.shape
         want = (schedule.steps, model.layers, parts, model.top_k, self.ranks, model.experts)
@@ -167,22 +189,48 @@ class Workload:
             )
         return replace(self, routing=routing)
 
+    def _check_shares(self, schedule: Schedule) -> None:
+        """Raises ValueError if experts, tokens or images cannot be shared out evenly as `schedule` wants."""
+        model, name = self.model, schedule.name
+        if schedule.sharded_experts and model.experts % self.ranks:
+            raise ValueError(f"workload: {model.experts} experts cannot be spread evenly over {self.ranks} ranks")
+        held = model.experts // self.ranks if schedule.sharded_experts else model.experts
+        if held % schedule.pieces:
+            raise ValueError(
+                f"schedule {name} cuts the experts of a rank into pieces={schedule.pieces}, which has {held}"
+            )
+        if schedule.sharded_patches and model.latent // model.patch % self.ranks:
+            rows = model.latent // model.patch
+            raise ValueError(f"schedule {name} shares out patches, but {rows} rows of them over {self.ranks} ranks")
+        images = 2 * self.images * (self.ranks if schedule.sharded_patches else 1)
+        if images % schedule.micro_batches:
+            parts = schedule.micro_batches
+            raise ValueError(f"{images} rows of images (with guidance) do not divide into {parts} micro-batches")
+
     def rows(self, schedule: Schedule, op: Op) -> Array:
         """Rows [src, dst] that a dispatch carries (or its experts compute, or its combine carries back: transposed).
 
-        [r, r] stays at home.  `op` is any of D, E, C; its slots are those that its D sends."""
+        [r, r] stays at home: all where experts are replicated.  `op` is any of D, E, C; its slots are those that the
+        first op of its chain sends, its experts those of its piece."""
         assert self.routing is not None, "call fits() first"
-        dispatch = schedule.ops[schedule.position[f"D{op.step}.{op.layer}{op.part}"]]
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
-        by_expert = counts[list(schedule.slots_sent(dispatch))].sum(axis=0)  # [src, expert]
-        per_home = by_expert.reshape(self.ranks, -1, self.ranks)  # expert e = i * ranks + home
-        rows: Array = per_home.sum(axis=1).astype(np.float64)
-        return rows
+        by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert]
+        homes = self.ranks if schedule.sharded_experts else 1
+        per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
+        held = per_home.shape[1] // schedule.pieces
+        mine = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
+        rows: Array = mine.sum(axis=1).astype(np.float64)
+        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
 
     def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
-        """Bytes [src, dst] that the collective `op` (D or C) brings from rank to rank; [r, r] stays at home."""
+        """Bytes [src, dst] that the collective `op` (D, C or K) brings from rank to rank; [r, r] stays at home.
+
+        K: keys and values of a rank's rows, to every rank, for each of its layers."""
+        if op.kind == "K":
+            rows = np.full((self.ranks, self.ranks), self.tokens / schedule.micro_batches)
+            return rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
         rows = self.rows(schedule, op)
-        return (rows if op.kind == "D" else rows.T) * float(self.model.hidden * self.wire_bytes)
+        return (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
 
     def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
         """`moved_bytes` that links carry: 0 on the diagonal."""
@@ -195,4 +243,4 @@ class Workload:
         model = {k: str(v) for k, v in asdict(self.model).items() if k != "name"}
         routing = self.routing.source if self.routing else "balanced"
         return {"model": self.model.name, **{f"model.{k}": v for k, v in model.items()}, "ranks": str(self.ranks),
-                "images": str(self.images), "wire_bytes": str(self.wire_bytes), "routing": routing}  # fmt: skip
+                "images": str(self.images), "wire": self.wire, "routing": routing}  # fmt: skip

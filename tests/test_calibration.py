@@ -195,7 +195,7 @@ def ranks() -> Iterator[Ranks]:
 
 
 def test_measuring_yields_all_that_a_fit_needs(ranks: Ranks) -> None:
-    workload, told = Workload(TINY, 2, 8, wire_bytes=4), []
+    workload, told = Workload(TINY, 2, 8, wire="float32"), []
     taken = [*measure(ranks, workload, Settings(), [RATE], images=[2], steps=20, repeats=2, progress=told.append)]
     assert told == ["compute alone", "transfers alone, 20 MB/s", "compute and transfers together, 20 MB/s"]
     assert {s.rank for s in taken} == {0, 1}
@@ -223,7 +223,7 @@ def check_echo(context: RankContext) -> None:
 
 
 def test_the_main_job_in_small(tmp_path: Path) -> None:
-    workload = Workload(TINY, 2, 8, wire_bytes=4)
+    workload = Workload(TINY, 2, 8, wire="float32")
     plan = Plan(workload=workload, steps=4, rates=(RATE, 4 * RATE), images=(2,), rounds=2)
     console = Console(record=True, width=100, force_terminal=False)
     cells = demo(plan, tmp_path / "out", console)

@@ -180,7 +180,7 @@ def test_help_names_every_command_and_its_options(run: Run) -> None:
         assert all(command in run(line)[1] for command in ("show", "check", "simulate", "trace", "picture"))
     code, out, _ = run("simulate --help")
     assert code == 0
-    assert all(option in out for option in ("--cluster", "--routing", "--wire-bytes", "--save", "--picture", "--rank"))
+    assert all(option in out for option in ("--cluster", "--routing", "--wire", "--save", "--picture", "--rank"))
 
 
 def test_python_dash_m_sim_is_the_same_program() -> None:
@@ -245,11 +245,11 @@ def test_kinds_say_where_the_time_goes(run: Run) -> None:
     assert float(found[1]) == pytest.approx(seconds["E"] * 1e3, rel=1e-3)
 
 
-def test_ranks_images_wire_bytes_and_routing_reach_the_simulation(run: Run) -> None:
+def test_ranks_images_wire_and_routing_reach_the_simulation(run: Run) -> None:
     counts = np.zeros((1, 1, 1, 2, 2, 8))
     counts[..., 0] = 2 * 2 * 256
     Routing(counts, "all to expert 0").save("r.npz")
-    changes = {"": {}, "--images 3": {"images": 3}, "--wire-bytes 4": {"wire_bytes": 4},
+    changes = {"": {}, "--images 3": {"images": 3}, "--wire int8": {"wire": "int8"},
                "--routing r.npz": {"routing": Routing.load("r.npz")}}  # fmt: skip
     makespans = {}
     for option, change in changes.items():
@@ -342,7 +342,7 @@ BAD = {
     f"{ONE} --ranks 3": "8 experts cannot be spread evenly over 3 ranks",
     f"{ONE} --ranks 0": "ranks=0 should be above 0",
     f"{ONE} --images 0": "images=0 should be at least 1",
-    f"{ONE} --wire-bytes 0": "wire_bytes=0 should be at least 1",
+    f"{ONE} --wire int4": "unknown wire 'int4'; known: float64, float32, bfloat16, float16, float8, int8",
     f"{ONE} --seed 1": "seed has no effect",
     f"{ONE} --warm-up 1": "--warm-up has no effect on sync",
     f"{ONE} --step 1": "--step and --rank have no effect without --picture",

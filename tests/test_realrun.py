@@ -61,7 +61,7 @@ def shape_for(schedule: Schedule) -> ModelShape:
 
 
 def one_run(schedule: Schedule, ranks: Ranks) -> tuple[Run, Workload]:
-    workload = Workload(shape_for(schedule), ranks.world, images=2, wire_bytes=8)
+    workload = Workload(shape_for(schedule), ranks.world, images=2, wire="float64")
     return run(schedule, workload, ranks, SETTINGS), workload
 
 
@@ -134,7 +134,7 @@ def lose_rank_1(
 )
 def test_survivors_of_a_lost_rank_say_what_they_waited_for(how: signal.Signals, message: str) -> None:
     schedule = load_schedule("interweaved", 9, 3)
-    workload, began_s = Workload(SHAPE, 2, images=2, wire_bytes=4), time.monotonic()
+    workload, began_s = Workload(SHAPE, 2, images=2, wire="float32"), time.monotonic()
     with pytest.raises(RanksFailed, match=message), Ranks(2, timeout_s=2.0) as pool:
         pool.call(lose_rank_1, how, schedule, workload, Settings())
     assert time.monotonic() - began_s < 15

@@ -84,7 +84,7 @@ def test_bytes_are_rows_times_hidden_times_element_size_and_nothing_stays_on_a_l
     assert (sent.diagonal() == 0).all()
     # Both halves of 16 images of 256 tokens, top-2, 1152 elements of 2 bytes: 37.7 MB, of which an eighth stays.
     np.testing.assert_allclose(sent.sum(axis=1), 2 * 16 * 256 * 2 * 1152 * 2 * 7 / 8)
-    in_four_bytes = replace(workload, wire_bytes=4).sent_bytes(schedule, schedule.ops[schedule.position["D0.5"]])
+    in_four_bytes = replace(workload, wire="float32").sent_bytes(schedule, schedule.ops[schedule.position["D0.5"]])
     np.testing.assert_array_equal(in_four_bytes, 2 * sent)
 
 
@@ -120,9 +120,7 @@ def test_an_impossible_model_is_refused(changes: dict[str, Any], why: str) -> No
     [
         ({"ranks": 0}, "workload: ranks=0 should be at least 1"),
         ({"images": -1}, "workload: images=-1 should be at least 1"),
-        ({"wire_bytes": 0}, "workload: wire_bytes=0 should be at least 1"),
-        ({"ranks": 3}, "workload: 8 experts cannot be spread evenly over 3 ranks"),
-        ({"ranks": 16}, "workload: 8 experts cannot be spread evenly over 16 ranks"),
+        ({"wire": "int4"}, "workload: unknown wire 'int4'; known: float64"),
     ],
 )
 def test_an_impossible_workload_is_refused(changes: dict[str, int], why: str) -> None:
@@ -140,6 +138,10 @@ def counts(*shape: int, each: float = 4.0) -> Routing:
         (sync(2, 3), {}, r"schedule sync has layers=3, but model small has layers=2"),
         (sync(2, 2, top_k=1), {}, r"schedule sync has top_k=1, but model small has top_k=2"),
         (replace(sync(2, 2), micro_batches=3), {}, r"4 rows of images \(with guidance\) do not divide into 3 micro-"),
+        (sync(2, 2), {"ranks": 3}, r"8 experts cannot be spread evenly over 3 ranks"),
+        (sync(2, 2), {"ranks": 16}, r"8 experts cannot be spread evenly over 16 ranks"),
+        (replace(sync(2, 2), pieces=3), {}, r"sync cuts the experts of a rank into pieces=3, which has 4"),
+        (replace(sync(2, 2), patches="sharded"), {"ranks": 8}, r"shares out patches, but 4 rows of them over 8 ranks"),
         (sync(2, 2), {"routing": counts(3, 2, 1, 2, 2, 8)}, r"has shape \(3, 2, .*\); .* need \(2, 2, 1, 2, 2, 8\)"),
         (sync(2, 2), {"routing": counts(2, 2, 1, 1, 2, 8)}, r"routing recorded has shape"),
         (replace(sync(2, 2), micro_batches=2), {"routing": counts(2, 2, 1, 2, 2, 8)}, r"routing recorded has shape"),
@@ -167,6 +169,6 @@ def test_counts_that_count_nothing_are_refused(shape: tuple[int, ...], each: flo
 
 
 def test_a_trace_is_told_everything_about_the_workload() -> None:
-    about = Workload(MODELS["G"], ranks=8, images=4, wire_bytes=4).about()
-    told = {"model": "G", "model.layers": "40", "model.qk_norm": "True", "ranks": "8", "images": "4", "wire_bytes": "4"}
+    about = Workload(MODELS["G"], ranks=8, images=4, wire="float32").about()
+    told = {"model": "G", "model.layers": "40", "model.qk_norm": "True", "ranks": "8", "images": "4", "wire": "float32"}
     assert about.items() >= {**told, "routing": "balanced"}.items()
