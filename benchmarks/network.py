@@ -16,14 +16,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from calibration.samples import machine
 from scipy.optimize import least_squares
 
+from calibration.samples import machine
 from sim.fabric import Fabric
 from sim.network import Network, Resource, Route
 
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
     build: Callable[[Sequence[float], str], Network]
     names: tuple[str, ...]
     start: tuple[float, ...]
-    free: tuple[float, ...] = ()  # logs of what `names` take where data do not say: a very weak pull towards it
+    outlier: float = 0.05  # errors above it count less than by their square
 
 
 def nvswitch(p: Sequence[float], source: str = "") -> Network:
@@ -60,17 +60,22 @@ def nvswitch(p: Sequence[float], source: str = "") -> Network:
 
 
 def shared_host(p: Sequence[float], source: str = "") -> Network:
-    """Two GPUs under a bridge reach each other; everything else goes through bridges and the host."""
-    latency_s, port, bridge, far_s, host = map(float, p)
-    resources = {"port": Resource(port, latency_s=latency_s, source=source),
-                 "bridge": Resource(bridge, of_ranks=2, source=source),
-                 "host": Resource(host, of_ranks=8, latency_s=far_s, duplex=False, source=source)}  # fmt: skip
-    return Network(resources, (Route(2, ("port",)), Route(8, ("port", "bridge", "host"))))
+    """Two GPUs under a bridge reach each other; everything else goes through the host of their socket, or of both."""
+    latency_s, port, bridge, host, far_s, sockets = map(float, p)
+    resources = {
+        "port": Resource(port, latency_s=latency_s, source=source),
+        "bridge": Resource(bridge, of_ranks=2, source=source),
+        "host": Resource(host, of_ranks=4, latency_s=far_s, duplex=False, source=source),
+        "sockets": Resource(sockets, of_ranks=4, source=source),
+    }
+    near = Route(2, ("port",)), Route(4, ("port", "bridge", "host"))
+    return Network(resources, (*near, Route(8, ("port", "bridge", "host", "sockets"))))
 
 
 NVSWITCH = Shape(nvswitch, ("latency_s", "bytes_per_s", "kept_weight", "ramp_s", "ramp_bytes", "least_s"),
                  (1e-5, 3e11, 0.2, 3e-5, 1e7, 1.4e-5))  # fmt: skip
-SHARED_HOST = Shape(shared_host, ("latency_s", "port", "bridge", "far_s", "host"), (1e-5, 2e10, 3e10, 1e-5, 3e10))
+SHARED_HOST = Shape(shared_host, ("latency_s", "port", "bridge", "host", "far_s", "sockets"),
+                    (1e-5, 2.5e10, 2.5e10, 3e10, 1e-5, 1e10), 0.3)  # fmt: skip
 MACHINES = {  # system in the file -> structure, presets
     "a100_sxm": (NVSWITCH, ["8x-a100"]),
     "h100_sxm": (NVSWITCH, ["8x-h100", "2x8-h100", "4x8-h100"]),
@@ -115,7 +120,7 @@ def fit(shape: Shape, rows: Sequence[Row], starts: Sequence[npt.ArrayLike]) -> A
         weak = 1e-4 * (log_p - np.log(shape.start))  # holds on to what the data do not decide
         return np.append(np.log1p(errors(shape.build(np.exp(log_p), ""), rows)), weak)
 
-    tries = [least_squares(misses, np.log(s), loss="soft_l1", f_scale=0.05, x_scale=1.0) for s in starts]
+    tries = [least_squares(misses, np.log(s), loss="soft_l1", f_scale=shape.outlier) for s in starts]
     return np.exp(min(tries, key=lambda found: float(found.cost)).x)
 
 
@@ -123,7 +128,7 @@ def starts(shape: Shape) -> list[Array]:
     """A few places to search from: valleys are several."""
     first = np.array(shape.start)
     if shape is SHARED_HOST:
-        return [first * f for f in ([1, 1, 1, 1, 0.4], [1, 1, 1, 1, 4])]
+        return [first * f for f in ([1, 1, 1, 0.4, 1, 0.4], [1, 1, 1, 4, 1, 4])]
     return [first * [1, 1, 1, a, b, 1] for a, b in ((1, 1), (0.5, 0.1), (2, 6))]
 
 
@@ -143,7 +148,8 @@ def left_out(shape: Shape, rows: Sequence[Row], best: Array) -> tuple[list[Row],
 def summary(error: Array) -> dict[str, float]:
     """In percent."""
     size = 100 * np.abs(error)
-    return {"mean": round(size.mean(), 2), "median": round(float(np.median(size)), 2), "worst": round(size.max(), 2)}
+    numbers = {"mean": size.mean(), "median": np.median(size), "worst": size.max()}
+    return {name: round(float(number), 2) for name, number in numbers.items()}
 
 
 def evaluate(system: str, rows: Sequence[Row], gathers: Sequence[Row]) -> dict[str, object]:
@@ -174,29 +180,48 @@ def write_links(system: str, report: dict[str, object]) -> None:
     shape, presets = MACHINES[system]
     parameters = report["parameters"]
     assert isinstance(parameters, dict)
-    digits = [float(f"{value:.4g}") for value in parameters.values()]
-    link = asdict(shape.build(digits, SOURCE + system))
+    link = _plain(asdict(shape.build([float(f"{value:.4g}") for value in parameters.values()], SOURCE + system)))
+    for key in np.flatnonzero(np.isclose(list(parameters.values()), shape.start, rtol=1e-3)):
+        if (name := shape.names[key]) in link["resources"]:
+            link["resources"][name]["source"] = "assumed: it decides no measured time, so that the data do not tell it"
     for preset in presets:
         path = PRESETS / f"{preset}.yaml"
         cluster = yaml.safe_load(path.read_text())
         old = cluster["link"]
-        new = {**link, "resources": {**old["resources"], **link["resources"]}}
-        if preset[1:3] == "x8":  # of several nodes, one is fitted
-            new["routes"] = [*link["routes"], old["routes"][-1]]
-        cluster["link"] = {key: value for key, value in {**old, **new}.items() if value not in ("", 0.0)}
+        cluster["link"] = {**old, **link, "resources": {**old["resources"], **link["resources"]}}
+        if cluster["ranks"] > 8:  # one node is fitted: the route between nodes stays
+            cluster["link"]["routes"] = [*link["routes"], old["routes"][-1]]
         path.write_text(yaml.safe_dump(cluster, sort_keys=False, width=100, allow_unicode=True))
+
+
+def _plain(link: dict[str, Any]) -> dict[str, Any]:
+    """`link` without what is as usual."""
+    usual = {"of_ranks": 1, "latency_s": 0.0, "duplex": True, "weight": 1.0, "source": "", "ramp_s": 0.0,
+             "ramp_bytes": 0.0, "least_s": 0.0, "transport": "multiprocessors", "all_to_all": "direct"}  # fmt: skip
+
+    def short(table: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in table.items() if key not in usual or value != usual[key]}
+
+    routes = [{**short(route), "via": [*route["via"]]} for route in link["routes"]]
+    resources = {name: short(resource) for name, resource in link["resources"].items()}
+    return {**short(link), "resources": resources, "routes": routes}
 
 
 def main(path: Path) -> None:
     """Everything."""
     rows, gathers = measured(path, "alltoall"), measured(path, "all_gather")
-    reports = {}
+    reports: dict[str, dict[str, object]] = {}
     for system in MACHINES:
         reports[system] = evaluate(system, rows[system], gathers[system])
         print(system, json.dumps(reports[system], indent=1))
         write_links(system, reports[system])
     target = Path(__file__).parent / "results" / "network.json"
-    meta = {**machine(), "data": "ai-dynamo/aiconfigurator 095f58a (Apache-2.0), some all-to-all rows left out"}
+    command = f"python benchmarks/network.py {path.name}"
+    meta = {
+        **machine(),
+        "command": command,
+        "data": "ai-dynamo/aiconfigurator 095f58a (Apache-2.0), some all-to-all rows left out",
+    }
     target.write_text(json.dumps({"meta": meta, "errors in percent": reports}, indent=1) + "\n")
 
 

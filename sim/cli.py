@@ -82,7 +82,9 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule 
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
+    cluster: Annotated[
+        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
+    ],
     steps: Steps = None,
     model: Annotated[str, typer.Option(help="The network, such as S or XL; any other word lists them all.")] = "XL",
     images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,

@@ -95,7 +95,7 @@ def misfit(withins: Sequence[int], all_to_all: str, ranks: int) -> str:
     """Why `ranks` ranks cannot use routes within groups of so many ranks; "" if they can."""
     reach, node = withins[-1], withins[-2] if len(withins) > 1 else 1
     if ranks > reach:
-        return f"rank 0 has no route to rank {reach}: routes end within {reach} ranks"
+        return f"routes: rank 0 has none to rank {reach}; they end within {reach} ranks"
     if all_to_all == "hierarchical" and (ranks <= node or ranks % node):
         return f"all_to_all=hierarchical has no use for {ranks} ranks in nodes of {node}"
     return ""
