@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sim.cluster import Cluster
     from sim.engine import simulate
+    from sim.load import load_schedule
     from sim.schedule import Op, Schedule, ScheduleError
-    from sim.schedules import SCHEDULES, load_schedule
     from sim.trace import Trace
     from sim.workload import MODELS, ModelShape, Routing, Workload
 
@@ -22,7 +22,8 @@ _HOMES = {
     "sim.cluster": ("Cluster",),
     "sim.engine": ("simulate",),
     "sim.schedule": ("Op", "Schedule", "ScheduleError"),
-    "sim.schedules": ("SCHEDULES", "load_schedule"),
+    "sim.load": ("load_schedule",),
+    "sim.schedules": ("SCHEDULES",),
     "sim.trace": ("Trace",),
     "sim.workload": ("MODELS", "ModelShape", "Routing", "Workload"),
 }

@@ -1,4 +1,4 @@
-"""The command line: `python -m sim show | check | simulate | trace | picture`, also called `dice-sim`.
+"""The command line: `python -m sim schedules | show | check | simulate | trace | picture`, also called `dice-sim`.
 
 Every command loads what it was given, calls one function of the package and prints or writes what comes back.  What
 the user can mend (ValueError, OSError) ends in one message on stderr and exit code 2, before anything is written.
@@ -6,7 +6,6 @@ SimPy, NumPy and matplotlib are imported by the commands that use them."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -16,14 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.load import load_schedule, only, sources
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
 from sim.terminal import run_app
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
     from sim.trace import Trace
-    from sim.workload import ModelShape, Workload
+    from sim.workload import Workload
 
 app = typer.Typer(
     help="How long a schedule of mixture-of-experts diffusion takes, how stale it gets, and how much memory it needs.",
@@ -33,11 +32,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")]
-Sources = Annotated[list[str], typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or text files.")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCHEDULE [SETTING=VALUE]...",
+        help="A name, a text file, or FILE.py:FUNCTION, and its settings; `schedules` lists names and settings.",
+    ),
+]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
-WarmUp = Annotated[int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")]
 Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
 Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
 
@@ -51,12 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @app.command()
+def schedules() -> None:
+    """List the schedules that have names, and the settings that any schedule can have."""
+    from sim.show import schedules_table, settings_table
+
+    print(*schedules_table(), "", *settings_table(), sep="\n")
+
+
+@app.command()
 def show(
-    schedule: Source,
+    schedule: Sources,
     steps: Steps = None,
     layers: Annotated[int | None, typer.Option(help="Layers; a text file says its own.")] = None,
-    warm_up: WarmUp = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts a token is sent to; 2 if not given.")] = None,
     text: Annotated[bool, typer.Option("--text", help="The text only, without tables.")] = False,
 ) -> None:
     """Print a schedule, its staleness and its buffers.
@@ -64,16 +73,21 @@ def show(
     All of it is a schedule file (the tables are comments): redirect it, change it, hand it back."""
     from sim.show import show_schedule
 
-    loaded = load_schedule(schedule, steps, layers, warm_up=warm_up, top_k=top_k)
+    loaded = load_schedule(only(sources(schedule)), steps, layers)
     print(loaded if text else show_schedule(loaded), end="")
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule as text.")]) -> None:
+def check(
+    schedule: Sources,
+    steps: Steps = None,
+    layers: Annotated[int | None, typer.Option(help="Layers; a text file says its own.")] = None,
+) -> None:
     """Say whether a schedule can be run; if it cannot, draw the place and exit with 2."""
-    schedule = load_schedule(str(file))
-    oldest = max(age for layers in schedule.staleness() for slots in layers for age in slots)
-    print(f"{file}: {schedule.header}: {len(schedule.ops)} ops, in order; oldest age {oldest}")
+    source = only(sources(schedule))
+    loaded = load_schedule(source, steps, layers)
+    oldest = max(age for layers in loaded.staleness() for slots in layers for age in slots)
+    print(f"{source}: {loaded.header}: {len(loaded.ops)} ops, in order; oldest age {oldest}")
 
 
 # ------------------------------------------------------------------------------------------ simulation
@@ -92,7 +106,6 @@ def simulate(
     wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
-    warm_up: WarmUp = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
     save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write all traces as JSON for ui.perfetto.dev.")] = None,
@@ -102,7 +115,7 @@ def simulate(
 ) -> None:
     """Run schedules on a simulated machine, and compare them.
 
-    The layers are the model's.  A warm-up is given to every named schedule that can have one."""
+    The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
     from sim.show import comparison_table, kinds_table
     from sim.workload import MODELS, Routing, Workload
@@ -113,8 +126,9 @@ def simulate(
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     counts = None if routing is None else Routing.load(routing)
     workload = Workload(MODELS[model], machine.ranks, images, wire, counts)
-    plans = _plans(schedules, steps, workload.model, warm_up)
-    names = _names(schedules, plans)
+    named = sources(schedules)
+    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    names = _names(named, plans)
     outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
     outputs.check()
     traces = _simulated(plans, workload, machine, seed)
@@ -122,23 +136,12 @@ def simulate(
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
 
 
-def _plans(sources: list[str], steps: int | None, model: ModelShape, warm_up: int | None) -> list[Schedule]:
-    """The schedules that `sources` name, for the layers and top_k of `model`."""
-    warms = [s in SCHEDULES and "warm_up" in inspect.signature(SCHEDULES[s]).parameters for s in sources]
-    if warm_up is not None and not any(warms):
-        raise ValueError(f"--warm-up has no effect on {', '.join(sources)}")
-    return [
-        load_schedule(source, steps, model.layers, top_k=model.top_k, warm_up=warm_up if warm else None)
-        for source, warm in zip(sources, warms, strict=True)
-    ]
-
-
-def _names(sources: list[str], plans: list[Schedule]) -> list[str]:
+def _names(named: list[str], plans: list[Schedule]) -> list[str]:
     """A name for each schedule: what its header says, or where that repeats, its file's name."""
-    for names in ([plan.name for plan in plans], [Path(source).stem for source in sources]):
+    for names in ([plan.name for plan in plans], [Path(source).stem for source in named], named):
         if len({*names}) == len(names):
             return names
-    raise ValueError(f"two schedules of the same name: {', '.join(sources)}")
+    raise ValueError(f"the same schedule twice: {', '.join(named)}")
 
 
 def _saved(template: str | None, names: list[str]) -> list[Path]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields
 from itertools import accumulate, groupby
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
+from sim.compose import Settings
 from sim.schedule import KINDS, Op, Schedule
+from sim.schedules import SCHEDULES
 from sim.units import readable
 
 if TYPE_CHECKING:
@@ -63,6 +66,18 @@ def buffer_lines(schedule: Schedule) -> list[str]:
         "1 = one layer: top_k x n x hidden elements with n tokens a rank (router weights: top_k x n)",
         *grid(head, rows),
     ]
+
+
+def schedules_table() -> list[str]:
+    """Table of the named schedules."""
+    rows = [[name, (make.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")] for name, make in SCHEDULES.items()]
+    return grid(["schedule", "what it is"], rows)
+
+
+def settings_table() -> list[str]:
+    """Table of the settings: what each means where none is given, and what it is for."""
+    rows = [[f.name, str(f.default), f.metadata["help"]] for f in fields(Settings) if f.metadata]
+    return grid(["setting", "if not given", "what it is"], rows)
 
 
 class _Memory(NamedTuple):

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 
 from sim.cli import main
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
+from sim.schedules import SCHEDULES
 from sim.show import folded, show_schedule, staleness_lines, trace_labels
 from sim.trace import Trace
 from sim.units import readable

@@ -17,8 +17,8 @@ from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
 from sim.collectives import brings_counts
 from sim.cost import durations_s
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Schedule
-from sim.schedules import load_schedule
 from sim.trace import Trace
 from sim.workload import Routing, Workload
 

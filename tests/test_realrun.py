@@ -21,8 +21,9 @@ from realrun.run import Run, Settings, build_model, execute_rank, inputs, run
 from realrun.transport import GlooTransport, Pending
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
+from sim.schedules import SCHEDULES
 from sim.trace import Trace
 from sim.workload import ModelShape, Routing, Workload
 
