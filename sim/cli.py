@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 @app.command()
 def schedules() -> None:
     """List the schedules that have names, and the settings that any schedule can have."""
-    from sim.show import schedules_table, settings_table
+    from sim.describe import schedules_table, settings_table
 
     print(*schedules_table(), "", *settings_table(), sep="\n")
 
@@ -71,10 +71,10 @@ def show(
     """Print a schedule, its staleness and its buffers.
 
     All of it is a schedule file (the tables are comments): redirect it, change it, hand it back."""
-    from sim.show import show_schedule
+    from sim.describe import describe
 
     loaded = load_schedule(only(sources(schedule)), steps, layers)
-    print(loaded if text else show_schedule(loaded), end="")
+    print(loaded if text else describe(loaded), end="")
 
 
 @app.command()

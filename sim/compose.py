@@ -30,7 +30,7 @@ class Settings:
     """Everything that shapes a schedule beside steps and layers.  Fields with a help text are settings."""
 
     name: str
-    method: str  # "sync", or one with stale layers
+    method: str  # "sync", "displaced", "interweaved"; "text": of a user's own, with stale layers
     steps: int
     layers: int
     given: tuple[str, ...] = ()  # what was asked for beside what the name means
@@ -264,19 +264,19 @@ def _without_effect(chosen: Settings) -> Iterator[str]:
     """What was asked for and changes nothing."""
     given = {key for key in chosen.given if getattr(chosen, key) != _DEFAULTS[key]}
     takes = POLICIES.get(chosen.conditional, ())
-    stale, attends = chosen.method != "sync", chosen.patches == "stale"
+    stale, attends = chosen.method in ("displaced", "interweaved"), chosen.patches == "stale"
     needs = [
         (_FORCING, stale or chosen.skips or attends, "where nothing is stale or skipped"),
-        (("synchronous",), stale, "on layers that are synchronous all"),
+        (("synchronous",), stale, "but on displaced and interweaved layers"),
         (("interval",), chosen.conditional != "none", "without conditional"),
         (("threshold",), "threshold" in takes, "without conditional=threshold or debt"),
         (("seed",), "seed" in takes, "without conditional=random"),
         (("always",), "interval" in takes, "without conditional=threshold or debt"),
         (("cached_layers",), chosen.cached > 1, "without cached"),
-        (("weights",), stale or chosen.skips, "where nothing is stale or skipped"),
+        (("weights",), chosen.method != "sync" or chosen.skips, "where nothing is stale or skipped"),
         (("counts", "pieces"), chosen.experts == "sharded", "where no rows travel, with experts=replicated"),
         (("together",), attends, "without patches=stale"),
-        (("released",), stale, "on a synchronous schedule"),
+        (("released",), stale, "but on displaced and interweaved layers"),
     ]
     for keys, met, where in needs:
         yield from (f"{key}={getattr(chosen, key)} has no effect {where}" for key in keys if key in given and not met)

@@ -74,7 +74,7 @@ def named(draw: st.DrawFn, most_steps: int = 7, most_layers: int = 5, deciding: 
     if name in ("sync", "displaced", "interweaved", "overlap", "data_parallel", "distrifusion"):
         settings |= draw(st.sampled_from([*SKIPPING, *(DECIDING if deciding else [])]))
     if name in ("sync", "displaced", "interweaved", "dice", "cached"):
-        settings |= draw(st.sampled_from([{}, {"counts": "ahead"}, {"counts": "blocking", "communicators": "N+DC"}]))
+        settings |= draw(st.sampled_from([{}, {"counts": "ahead"}, {"counts": "blocking"}]))
         settings |= draw(st.sampled_from([{}, {"pieces": 2}, {"micro_batches": 2}, {"patches": "stale"}]))
     elif not settings and name != "cached":
         settings |= {"top_k": draw(st.integers(1 if name in ("overlap", "data_parallel") else 2, 3))}

@@ -318,7 +318,7 @@ def test_a_file_needs_no_size_and_is_the_schedule_it_prints(tmp_path: Path) -> N
                 "displaced forced=2;3": r"forced=2;3: '2;3' should be a step, or a range as 3-5",
                 "interweaved synchronous=4": r"synchronous=4: layer 4 is out of range, 0 to 3",
                 "interweaved synchronous=deeper": r"'deeper' should be a layer, or a range as 3-5",
-                "sync synchronous=deep": r"synchronous=deep has no effect on layers that are synchronous all",
+                "sync synchronous=deep": r"synchronous=deep has no effect but on displaced and interweaved layers",
                 "dice conditional=lowest": r"conditional=lowest should be none, low, high, random, threshold or debt",
                 "dice interval=0": r"interval=0 should be at least 1",
                 "dice interval=1": r"interval=1 skips nothing",
@@ -344,7 +344,7 @@ def test_a_file_needs_no_size_and_is_the_schedule_it_prints(tmp_path: Path) -> N
                 "sync communicators=N+DC": r"communicators=N\+DC: this schedule has no N",
                 "sync communicators=DC": r"communicators=DC is one, as without it",
                 "sync together=2": r"together=2 has no effect without patches=stale",
-                "sync released=reruns": r"released=reruns has no effect on a synchronous schedule",
+                "sync released=reruns": r"released=reruns has no effect but on displaced and",
                 "displaced conditional=low released=conditional": r"that code differs for interweaved",
             }.items()
         ),
