@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from sim.fabric import Fabric
-from sim.network import Network, network_problems
+from sim.network import Network, Resource, Route, network_problems
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.units import quantity, units_of
@@ -58,12 +59,14 @@ class Link:
 class Host:
     """The thread that issues ops: launch_s for a compute op, collective_s for a collective, which its stream notices
     wake_s later.  A synchronous host computes itself, as a CPU does: it issues the next op when a compute op has ended;
-    any other runs ahead."""
+    any other runs ahead.  Streams without priority start a collective when the kernel that runs on its rank has ended,
+    since that holds the multiprocessors."""
 
     launch_s: float = 0.0
     collective_s: float = 0.0
     wake_s: float = 0.0
     synchronous: bool = False
+    priority: bool = True
     __pydantic_config__ = _CLOSED
 
 
@@ -72,11 +75,32 @@ class Interference:
     """Slow-down on one rank while both streams are busy: work done alone in 1 s takes 1 + factor.
 
     compute[kind]: of a compute op while a collective is under way; communication: of a collective while any of its
-    ranks computes.  0 everywhere: first-in first-out, to the last bit."""
+    ranks computes.  0 everywhere: first-in first-out, to the last bit.
+
+    Instead of factors by kind, `multiprocessors`: the share of them that communication takes while it is under way; a
+    kind without a factor takes 1 / (1 - share) times as long.  rate_at {share: of the full rate} says what that share
+    brings (between points a straight line): links then carry no more, alone or not."""
 
     compute: Mapping[str, float] = field(default_factory=dict)
     communication: float = 0.0
+    multiprocessors: float = 0.0
+    rate_at: Mapping[float, float] = field(default_factory=dict)
     __pydantic_config__ = _CLOSED
+
+    def of_compute(self, kind: str) -> float:
+        """The factor of a compute op of `kind`."""
+        return self.compute.get(kind, self.multiprocessors / (1 - self.multiprocessors))
+
+    @property
+    def any(self) -> bool:
+        """Whether anything slows down."""
+        return any(self.compute.values()) or self.communication > 0 or self.multiprocessors > 0
+
+    @property
+    def rate(self) -> float:
+        """Share of the full rate that communication reaches with its multiprocessors."""
+        shares = sorted(self.rate_at)
+        return float(np.interp(self.multiprocessors, shares, [self.rate_at[s] for s in shares])) if shares else 1.0
 
 
 @dataclass(frozen=True)
@@ -99,9 +123,28 @@ class Cluster:
             raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
 
     @cached_property
-    def laid_out(self) -> Link | Fabric:
-        """The link, a network laid out for these ranks."""
-        return Fabric.of(self.link, self.ranks) if isinstance(self.link, Network) else self.link
+    def links(self) -> Link | Network:
+        """The link as far as communication's share of the multiprocessors can use it."""
+        link, rate = self.link, self.interference.rate
+        if rate == 1.0:
+            return link
+        if isinstance(link, Link):
+            return replace(link, bytes_per_s=link.bytes_per_s * rate)
+        own = {
+            name: replace(r, bytes_per_s=r.bytes_per_s * rate) for name, r in link.resources.items() if r.of_ranks == 1
+        }
+        return replace(link, resources={**link.resources, **own})
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """`links`, laid out for these ranks."""
+        link = self.links
+        if isinstance(link, Network):
+            return Fabric.of(link, self.ranks)
+        port = Resource(link.bytes_per_s, latency_s=link.latency_s)
+        return Fabric.of(Network({"port": port}, (Route(self.ranks, ("port",)),)), self.ranks).like(
+            pairs=link.scope == "pair", receives_only=link.buffered
+        )
 
     def __str__(self) -> str:
         text: str = yaml.safe_dump(asdict(self), sort_keys=False, width=100, allow_unicode=True)
@@ -170,12 +213,12 @@ def _problems(cluster: Any) -> list[str]:
     for key, known in kinds.items():
         strange = [kind for kind in _table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
-    problems += _link_problems(cluster)
+    problems += [*_link_problems(cluster), *_without_effect(cluster)]
     numbers = _numbers(cluster)
     strange = [key for key in _table(cluster, "errors") or () if key not in numbers]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
     for key, value in numbers.items():
-        positive = (key.endswith("_per_s") or key == "ranks") and not key.startswith("errors.")
+        positive = (key.endswith("_per_s") or key == "ranks" or ".rate_at." in key) and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
     return problems
@@ -192,6 +235,22 @@ def _link_problems(cluster: Any) -> list[str]:
         return [f"link.{problem}" for problem in network_problems(link, cluster.get("ranks"))]
     scope = link.get("scope", "port")
     return [] if scope in ("pair", "port") else [f"link.scope={scope!r} should be 'pair' or 'port'"]
+
+
+def _without_effect(cluster: Any) -> list[str]:
+    """Settings of interference and host that change nothing, or that no machine can have."""
+    interference, transport = _table(cluster, "interference") or {}, (_table(cluster, "link") or {}).get("transport")
+    share, rate_at = interference.get("multiprocessors", 0.0), interference.get("rate_at")
+    problems = []
+    if isinstance(share, int | float) and share >= 1:
+        problems.append(f"interference.multiprocessors={share:g} should be below 1")
+    if rate_at and not share:
+        problems.append("interference.rate_at has no effect without interference.multiprocessors")
+    if share and transport == "copy-engine":
+        problems.append("interference.multiprocessors has no effect: link.transport=copy-engine needs none")
+    if transport == "copy-engine" and (_table(cluster, "host") or {}).get("priority") is False:
+        problems.append("host.priority=false has no effect: link.transport=copy-engine waits for no kernel")
+    return problems
 
 
 def _table(tables: Any, key: str) -> Mapping[str, Any] | None:

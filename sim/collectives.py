@@ -8,22 +8,26 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Link
+from sim.cluster import Cluster, Link
 from sim.fabric import Fabric
+from sim.network import Network
 from sim.op import Op
 from sim.schedule import Schedule
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
+_COUNT_BYTES = 8  # of a token count on the wire
 
 
-def collective_s(op: Op, schedule: Schedule, workload: Workload, link: Link | Fabric) -> Array | float:
+def collective_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one collective, alone, from when all ranks have reached it: [rank] where ranks differ."""
     if workload.ranks == 1:
         return 0.0
-    if isinstance(link, Fabric):
-        parts = transfers(op, schedule, workload, link)
-        return sum(float(link.transfer_s(part).max()) for part in parts[:-1]) + link.transfer_s(parts[-1])
+    link = cluster.links
+    if isinstance(link, Network):
+        fabric = cluster.fabric
+        *before, last = transfers(op, schedule, workload, fabric)
+        return sum(float(fabric.transfer_s(part).max()) for part in before) + fabric.transfer_s(last)
     if op.kind == "N":
         return link.latency_s
     counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
@@ -31,9 +35,9 @@ def collective_s(op: Op, schedule: Schedule, workload: Workload, link: Link | Fa
 
 
 def transfers(op: Op, schedule: Schedule, workload: Workload, fabric: Fabric) -> list[Array]:
-    """Bytes [src, dst] of the transfers, one after another, that the collective `op` consists of; N moves none."""
+    """Bytes [src, dst] of the transfers, one after another, that the collective `op` consists of."""
     if op.kind == "N":
-        return [np.zeros((workload.ranks, workload.ranks))]
+        return [np.full((workload.ranks, workload.ranks), _COUNT_BYTES * workload.model.experts / workload.ranks)]
     moved = workload.moved_bytes(schedule, op)
     return [fabric.all_gather(float(moved[0, 0]))] if op.kind == "K" else fabric.all_to_all(moved)
 

@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Cluster
-from sim.collectives import brings_counts, collective_s
+from sim.cluster import Cluster, Link
+from sim.collectives import brings_counts, collective_s, transfers
 from sim.schedule import Op, Schedule
+from sim.sharing import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]
@@ -45,10 +46,31 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
     return seconds
 
 
+def launches(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> int:
+    """Kernels that the host launches for a compute op: 1 where rates were measured, since Host.launch_s is of an op."""
+    return 1
+
+
+def moving_parts(
+    schedule: Schedule, workload: Workload, cluster: Cluster, ticks_per_s: float
+) -> dict[int, list[Moving]]:
+    """Position of each collective -> its transfers, one after another, for flows that share links."""
+    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[Moving]]()
+    for op in (op for op in schedule.ops if op.collective):
+        if (key := _sort(op, schedule, workload)) not in found:
+            counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
+            found[key] = []
+            for n, moved in enumerate(transfers(op, schedule, workload, fabric)):
+                moving_s = fabric.moving_s(moved)
+                start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
+                found[key].append(Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, n)))
+    return {i: found[_sort(op, schedule, workload)] for i, op in enumerate(schedule.ops) if op.collective}
+
+
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
     if op.collective:
-        return collective_s(op, schedule, workload, cluster.laid_out)
+        return collective_s(op, schedule, workload, cluster)
     rate = cluster.compute.get(op.kind) or replace(cluster.compute["A"], fixed_s=0.0)  # Q: a part of A
     return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
 

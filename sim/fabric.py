@@ -6,7 +6,7 @@ in flight together, which is the engine's business.  Byte matrices are [src, dst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,6 +28,7 @@ class Fabric:
     passes: npt.NDArray[np.bool_]  # [resource, src, dst]
     weight: Array  # [src, dst] bytes that a byte counts as; 0 where it is free
     latency_s: Array  # [src, dst]
+    receives_only: bool = False  # a rank is done when it has received all: senders' buffers take what they send
 
     @staticmethod
     def of(network: Network, ranks: int) -> Fabric:
@@ -57,6 +58,19 @@ class Fabric:
                     rows.append(passes)
         return Fabric(network, tuple(names), np.array(rates), np.array(rows), weight, latency_s)
 
+    def like(self, pairs: bool, receives_only: bool) -> Fabric:
+        """The same with links of another kind: one for each ordered pair; sockets, which count what is received."""
+        passes, names, rates = self.passes, self.names, self.bytes_per_s
+        if pairs:
+            each = [(src, dst) for src in range(self.ranks) for dst in range(self.ranks) if src != dst]
+            names, rates = tuple(f"{src} to {dst}" for src, dst in each), np.full(len(each), rates[0])
+            passes = np.zeros((len(each), self.ranks, self.ranks), dtype=bool)
+            passes[np.arange(len(each)), [src for src, _ in each], [dst for _, dst in each]] = True
+        elif receives_only:
+            inwards = [i for i, name in enumerate(names) if name.endswith(" in")]
+            passes, names, rates = passes[inwards], tuple(names[i] for i in inwards), rates[inwards]
+        return replace(self, passes=passes, names=names, bytes_per_s=rates, receives_only=receives_only)
+
     @property
     def ranks(self) -> int:
         """How many ranks it joins."""
@@ -73,9 +87,7 @@ class Fabric:
         """Seconds [rank] until all that a rank sends and receives has moved: the fullest resource on its ways."""
         used = (moved_bytes * self.weight).ravel() > 0
         fullest = np.where(used, np.max(self._passes_flat * self.busy_s(moved_bytes)[:, None], axis=0), 0.0)
-        pairs = fullest.reshape(self.weight.shape)
-        seconds: Array = np.maximum(pairs.max(axis=0), pairs.max(axis=1))
-        return seconds
+        return self._of_ranks(fullest)
 
     def flowing_s(self, moved_bytes: Array) -> Array:
         """`moving_s` by max-min fair flows, one a pair of ranks (sim/flows.py)."""
@@ -83,9 +95,13 @@ class Fabric:
         ends = np.zeros(flows.shape)
         some = flows > 0
         ends[some] = completions_s(flows[some], self._passes_flat[:, some], self.bytes_per_s)
-        pairs = ends.reshape(self.weight.shape)
-        seconds: Array = np.maximum(pairs.max(axis=0), pairs.max(axis=1))
-        return seconds
+        return self._of_ranks(ends)
+
+    def _of_ranks(self, pairs_s: Array) -> Array:
+        """Seconds [rank] of seconds of each pair."""
+        pairs = pairs_s.reshape(self.weight.shape)
+        received: Array = pairs.max(axis=0)
+        return received if self.receives_only else np.maximum(received, pairs.max(axis=1))
 
     def start_s(self, moved_bytes: Array, moving_s: Array) -> float:
         """Seconds of a transfer before its bytes move: latency, ramp, and what it lacks to least_s in all."""
