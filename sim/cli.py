@@ -122,8 +122,9 @@ def simulate(
     The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
     from sim.models import load_model
+    from sim.routing import Routing
     from sim.show import comparison_table, kinds_table
-    from sim.workload import Routing, Workload
+    from sim.workload import Workload
 
     shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
