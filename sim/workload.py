@@ -6,14 +6,12 @@ Workload adds images, ranks and element sizes.  It knows bytes and FLOPs; it ref
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import is_zipfile
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.output import whole_file
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
 
 Array = npt.NDArray[np.float64]
@@ -85,50 +83,6 @@ WIRES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Routing:
-    """Token counts of a run.  counts [step, layer, part, slot, src, expert]: how many of a micro-batch's tokens on
-    rank src have `expert` as their slot-th best.  An axis of length 1 for step or layer serves every step or layer."""
-
-    counts: npt.NDArray[Any]
-    source: str = "recorded"
-
-    def __post_init__(self) -> None:
-        if self.counts.ndim != 6:
-            shape = self.counts.shape
-            raise ValueError(f"routing counts should be [step, layer, part, slot, src, expert], not of shape {shape}")
-        if not (np.isfinite(self.counts) & (self.counts >= 0)).all():
-            raise ValueError("routing counts should be finite and not negative")
-
-    @staticmethod
-    def balanced(model: ModelShape, ranks: int, tokens: int, parts: int = 1) -> Routing:
-        """Every expert gets the same share of every slot of the `tokens` of a rank."""
-        counts = np.full((1, 1, parts, model.top_k, ranks, model.experts), tokens / parts / model.experts)
-        return Routing(counts, "balanced")
-
-    def at(self, step: int, layer: int, part: int) -> Array:
-        """counts [slot, src, expert] of one chain."""
-        steps, layers = self.counts.shape[:2]
-        counts: Array = self.counts[step if steps > 1 else 0, layer if layers > 1 else 0, part]
-        return counts
-
-    def save(self, path: Path | str) -> None:
-        """Writes an .npz that `load` reads."""
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, counts=self.counts, source=np.array(self.source))
-
-    @staticmethod
-    def load(path: Path | str) -> Routing:
-        """Reads what `save` wrote.  Raises ValueError with the path if something else wrote it."""
-        with open(path, "rb") as file:
-            if not is_zipfile(file):
-                raise ValueError(f"{path}: not an .npz file")
-        with np.load(path, allow_pickle=False) as data:
-            if missing := {"counts", "source"} - {*data.files}:
-                raise ValueError(f"{path}: lacks {' and '.join(sorted(missing))}; it has {', '.join(data.files)}")
-            return Routing(data["counts"], str(data["source"]))
-
-
 @dataclass(frozen=True)
 class Workload:
     """What each of `ranks` ranks works on: `images` of its own (so 2 x images x tokens rows: both guidance halves go
@@ -177,10 +131,12 @@ class Workload:
                     f"schedule {schedule.name} has {key}={getattr(schedule, key)}, "
                     f"but model {model.name} has {key}={getattr(model, key)}"
                 )
-        routing = self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)
+        routing = (self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)).cut(parts)
         shape = routing.counts.shape
         want = (schedule.steps, model.layers, parts, model.top_k, self.ranks, model.experts)
-        if any(n != w and (n != 1 or axis > 1) for axis, (n, w) in enumerate(zip(shape, want, strict=True))):
+        if any(
+            n != w and (n != 1 or axis not in (0, 1, 4)) for axis, (n, w) in enumerate(zip(shape, want, strict=True))
+        ):
             raise ValueError(f"routing {routing.source} has shape {shape}; schedule and model need {want}")
         if not np.allclose(tokens := routing.counts.sum(axis=-1), self.tokens / parts):
             raise ValueError(
@@ -214,7 +170,8 @@ class Workload:
         first op of its chain sends, its experts those of its piece."""
         assert self.routing is not None, "call fits() first"
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
-        by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert]
+        by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert], one src for all or each its own
+        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts))
         homes = self.ranks if schedule.sharded_experts else 1
         per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
         held = per_home.shape[1] // schedule.pieces

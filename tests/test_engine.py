@@ -17,9 +17,10 @@ from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
 from sim.cost import brings_counts, durations_s
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.workload import Routing, Workload
+from sim.workload import Workload
 
 Ticks = npt.NDArray[np.int64]
 SEEDS, RANKS = st.integers(0, 99), st.sampled_from([1, 2, 4])
