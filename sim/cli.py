@@ -44,6 +44,10 @@ Sources = Annotated[
 ]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
+ClusterName = Annotated[
+    str, typer.Option("--cluster", help="The machine: a YAML file, or a name as 8x-h100; any other word lists them.")
+]
+Wire = Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")]
 ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
 Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(help="Images on each rank.")]
@@ -102,15 +106,13 @@ def check(
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[
-        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
-    ],
+    cluster: ClusterName,
     steps: Steps = None,
     model: ModelName = "XL",
     pixels: Pixels = None,
     images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
-    wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
+    wire: Wire = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
     imbalance: Annotated[
         float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
@@ -202,6 +204,36 @@ def _simulated(plans: list[Schedule], workloads: list[Workload], cluster: Cluste
     pairs = [*zip(plans, workloads, strict=True)]
     shown = track(pairs, "simulating", console=console, transient=True, disable=not console.is_terminal)
     return [simulate(plan, workload, cluster, seed) for plan, workload in shown]
+
+
+@app.command()
+def rivals(
+    schedules: Sources,
+    cluster: ClusterName,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    wire: Wire = "bfloat16",
+) -> None:
+    """Hold stale schedules against what needs no staleness: exact overlap, caching, fewer bytes, fewer steps, no
+    communication at all."""
+    from rich.console import Console
+
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+    from sim.models import load_model
+    from sim.rivals import rivals
+    from sim.show import rivals_table
+    from sim.workload import Workload
+
+    machine = Cluster.load(cluster)
+    workload = Workload(load_model(model, pixels), machine.ranks, images, wire)
+    console = Console(stderr=True)
+    with console.status("simulating") as status:
+        found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))
+    limit = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
+    print(*rivals_table(found, limit), sep="\n")
 
 
 @app.command()
