@@ -17,7 +17,13 @@ NEVER = {
     "realrun": ("calibration", "notebooks", "tests"),
     "calibration": ("notebooks", "tests"),
 }
-NOUNS = ("sim.schedule", "sim.schedules", "sim.workload", "sim.trace")  # all that realrun may know of sim,
+NOUNS = (
+    "sim.schedule",
+    "sim.schedules",
+    "sim.policy",
+    "sim.workload",
+    "sim.trace",
+)  # all that realrun may know of sim,
 TOOLS = ("sim.units", "sim.output", "sim.terminal")  # beside what any command line needs
 
 

@@ -16,9 +16,9 @@ import torch
 from realrun.cli import main
 from realrun.execute import RankRun
 from realrun.ranks import RankContext, Ranks, RanksFailed
-from realrun.reference import reference
-from realrun.run import Run, Settings, build_model, execute_rank, inputs, run
+from realrun.run import Run, Settings, execute_rank, run
 from realrun.transport import GlooTransport, Pending
+from realrun.verify import expected
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.schedule import Schedule
@@ -68,13 +68,10 @@ def one_run(schedule: Schedule, ranks: Ranks) -> tuple[Run, Workload]:
 @pytest.mark.parametrize("schedule", schedules(), ids=lambda s: f"{s.name}-{s.steps}")
 def test_real_ranks_equal_one_process_without_communication(schedule: Schedule, ranks: Ranks) -> None:
     made, workload = one_run(schedule, ranks)
-    model = build_model(workload.model, range(8), SETTINGS)
-    for rank in range(ranks.world):
-        noise, labels = inputs(workload.model, range(2 * rank, 2 * rank + 2), SETTINGS)
-        final, velocity = reference(schedule, model, noise, labels)
-        assert made.velocity is not None
-        torch.testing.assert_close(made.final[rank], final, rtol=0, atol=1e-10)
-        torch.testing.assert_close(made.velocity[rank], torch.stack(velocity), rtol=0, atol=1e-10)
+    right = expected(schedule, workload, SETTINGS)
+    assert made.velocity is not None
+    torch.testing.assert_close(made.final, right.final, rtol=0, atol=1e-10)
+    torch.testing.assert_close(made.velocity, right.velocity, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("schedule", schedules(), ids=lambda s: f"{s.name}-{s.steps}")
