@@ -20,9 +20,10 @@ from calibration.samples import Sample
 from realrun.ranks import Ranks
 from realrun.run import Settings
 from sim.cluster import Cluster
+from sim.load import load_schedule
 from sim.perfetto import write_perfetto
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
+from sim.schedules import SCHEDULES
 from sim.timeline import draw_timeline, save_figure
 from sim.trace import Trace
 from sim.units import readable

@@ -19,7 +19,6 @@ from torch import Tensor
 from realrun.held import Results
 from realrun.model import DiTMoE
 from realrun.rows import Places, lay_out, of_piece, pack, run_experts
-from realrun.share import Share
 from realrun.transport import Parcel, Pending, Stamps, Transport
 from realrun.wire import decode, encode
 from sim.policy import Ledger
@@ -104,13 +103,12 @@ class _Piece:
 class Chains:
     """The ops N, D, E and C of one run on one rank, and what A and R have to do with them."""
 
-    def __init__(self, schedule: Schedule, model: DiTMoE, streams: dict[str, Transport], share: Share,
-                 results: Results, wire: str) -> None:  # fmt: skip
+    def __init__(self, schedule: Schedule, model: DiTMoE, streams: dict[str, Transport],
+                 token_N: dict[str, Tensor], results: Results, wire: str) -> None:  # fmt: skip
         self.schedule, self.model, self.streams, self.results, self.wire = schedule, model, streams, results, wire
         self.dtype = model.pos_embed.dtype
         if not schedule.sharded_experts:  # no row goes anywhere
             self.wire = str(self.dtype).removeprefix("torch.")
-        token_N = dict(zip(schedule.parts, share.token_N(schedule.micro_batches), strict=True))
         self._ledger = cache(
             lambda layer, part: Ledger(schedule.policy, layer, token_N[part], schedule.top_k)
         )  # one for each (layer, micro-batch)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.load import load_schedule, only, sources
 from sim.output import refuse_unwritable
-from sim.schedules import SCHEDULES, load_schedule
 from sim.terminal import run_app
 from sim.units import quantity, readable
 from sim.workload import MODELS, WIRES, Workload
@@ -38,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @app.command(help=__doc__)
 def realrun(
-    source: Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")],
+    schedule: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SCHEDULE [SETTING=VALUE]...",
+            help="A name, a text file, or FILE.py:FUNCTION, and its settings; `python -m sim schedules` lists them.",
+        ),
+    ],
     steps: Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")] = None,
-    warm_up: Annotated[
-        int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")
-    ] = None,
     model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}; random weights.")] = "tiny",
     ranks: Annotated[int | None, typer.Option(help="Ranks to start here (2); torchrun says its own.")] = None,
     images: Annotated[int, typer.Option(help="Images a rank.")] = 4,
@@ -72,14 +75,14 @@ def realrun(
     settings = Settings(seed, dtype, link_bytes_per_s=rate)
     world = _world(ranks)
     workload = Workload(MODELS[model], world, images, wire or dtype)
-    schedule = load_schedule(source, steps, workload.model.layers, warm_up=warm_up)
-    check_fit(schedule, workload, settings, world)
-    made = _run(schedule, workload, settings, timeout)
+    plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)
+    check_fit(plan, workload, settings, world)
+    made = _run(plan, workload, settings, timeout)
     if made is None:  # under torchrun the first rank speaks for all
         return
     _tell(made, settings)
     if verify:
-        _verify(made, schedule, workload, settings)
+        _verify(made, plan, workload, settings)
     if save is not None:
         made.trace.save(save)
     if routing is not None:

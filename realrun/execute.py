@@ -22,10 +22,11 @@ from torch import Tensor
 from realrun.chains import Arrived, Chains, Computed, Sent, header
 from realrun.held import Held, Results
 from realrun.model import Block, DiTMoE, Modulation
-from realrun.share import Share, to_heads, to_rows
+from realrun.patches import band, to_heads, to_rows
 from realrun.transport import Pending, Stamps, Transport
 from realrun.wire import decode, encode
 from sim.schedule import Op, Schedule
+from sim.workload import Workload
 
 
 class Residual(NamedTuple):
@@ -70,8 +71,8 @@ class RankRun:
     final_BCHW: Tensor  # this rank's share
     spans_s: list[tuple[float, float]] = field(default_factory=list)  # [op]: began (collective: was ready), ended
     sent_bytes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # "D3.1" -> [dst] bytes of rows over links
-    experts: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] the experts of each token, best first
-    scores: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] their scores, if a policy reads them
+    experts: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] the experts of every token, best first
+    scores: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] float32, the router's scores
     held: list[Held] = field(default_factory=list)
     velocity: list[Tensor] = field(default_factory=list)  # [step] [2B, C, H, W], before guidance; if asked for
 
@@ -106,12 +107,16 @@ class _Executor:
                  guidance: float, keep_velocity: bool, wire: str) -> None:  # fmt: skip
         self.schedule, self.model, self.streams, self.wire = schedule, model, streams, wire
         self.guidance, self.keep_velocity = guidance, keep_velocity
-        transport = next(iter(streams.values()))
-        self.share = Share(transport.rank, transport.world, schedule.sharded_patches, len(z), model.shape.tokens)
-        self.z_BCHW = self.share.band(z)
+        transport, sharded = next(iter(streams.values())), schedule.sharded_patches
+        self.rank, self.world = transport.rank, transport.world
+        self.z_BCHW = band(z, self.rank, self.world) if sharded else z
+        self.first_token = self.rank * (model.shape.tokens // self.world) if sharded else 0
         self.y_2B = torch.cat([y, torch.full_like(y, model.shape.classes)])
         self.results = Results(schedule)
-        self.chains = Chains(schedule, model, streams, self.share, self.results, wire)
+        mine = Workload(model.shape, self.world, len(z) // (self.world if sharded else 1))
+        tokens = torch.from_numpy(mine.token_numbers(schedule, self.rank)).chunk(schedule.micro_batches)
+        token_N = dict(zip(schedule.parts, tokens, strict=True))
+        self.chains = Chains(schedule, model, streams, token_N, self.results, wire)
         ages = torch.zeros((schedule.steps, schedule.layers, schedule.top_k, schedule.steps), dtype=torch.int64)
         self.report = RankRun(ages[..., 0] - 1, ages, ages[:, :, 0, 0].clone(), self.z_BCHW)
 
@@ -152,7 +157,7 @@ class _Executor:
 
     def _embed(self, op: Op) -> dict[str, Residual]:
         t = (self.schedule.steps - op.step) / self.schedule.steps
-        x_BTD, c_BD = self.model.embed(self.z_BCHW.repeat(2, 1, 1, 1), t, self.y_2B, self.share.first_token)
+        x_BTD, c_BD = self.model.embed(self.z_BCHW.repeat(2, 1, 1, 1), t, self.y_2B, self.first_token)
         parts = self.schedule.parts
         chunks = zip(parts, x_BTD.chunk(len(parts)), c_BD.chunk(len(parts)), strict=True)
         return {part: Residual(x, c) for part, x, c in chunks}
@@ -167,7 +172,7 @@ class _Executor:
         assert op.layer is not None
         layers = self.schedule.layers_of(op)
         rows_RX = torch.cat([self.results[name].kv_RX for name in self.schedule.inputs(op)])
-        counts_W1 = torch.full((self.share.world, 1), len(rows_RX))
+        counts_W1 = torch.full((self.world, 1), len(rows_RX))
         pending = self.streams[op.stream].gather(op.name, rows_RX, header(self.chains.tag(op), counts_W1))
         self.results.note("keys and values", op.name, pending.stamps)
         return Gathered(pending, op.layer, len(layers))
@@ -185,8 +190,7 @@ class _Executor:
         h_ND = h_BTD.flatten(0, 1)
         idx_NK, weight_NK = block.moe.route(h_ND)
         self.report.experts[op.name] = idx_NK
-        if self.schedule.policy:
-            self.report.scores[op.name] = weight_NK
+        self.report.scores[op.name] = weight_NK.float()
         self.results.keep(f"{op.name}/h", h_ND)
         self.chains.route(op, h_ND, idx_NK, weight_NK)
         return Attended(x_BTD, residual.c_BD, gate_BD)
@@ -197,7 +201,7 @@ class _Executor:
         name = next(name for name in self.schedule.inputs(op) if name[0] == "K")
         gathered: Gathered = self.results[name]
         parcel = gathered.pending.wait()
-        world, rank = self.share.world, self.share.rank
+        world, rank = self.world, self.rank
         of_layer_WRX = parcel.rows_RD.view(world, gathered.layers, *own_RX.shape)[:, op.layer - gathered.first]
         by_rank = [own_RX if w == rank else of_layer_WRX[w] for w in range(world)]
         rows_RD = decode(torch.cat(by_rank), self.wire, self.z_BCHW.dtype)

@@ -6,8 +6,9 @@ what the ranks saw into one Trace.  It knows nothing of predictions."""
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,10 @@ from realrun.model import DiTMoE, load, random_state
 from realrun.pacing import pace
 from realrun.ranks import RankContext, Ranks
 from realrun.transport import open_streams
-from sim.schedule import Schedule
+from sim.routing import Records, Routing
+from sim.schedule import Op, Schedule
 from sim.trace import Trace
-from sim.workload import WIRES, ModelShape, Routing, Workload
+from sim.workload import WIRES, ModelShape, Workload
 
 Array = npt.NDArray[np.int64]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -55,8 +57,7 @@ class Run:
     trace: Trace
     final: Tensor  # [rank, image, C, H, W] latents; with sharded patches: of as many images, each made by all ranks
     velocity: Tensor | None  # [rank, step, 2 x image, C, H, W], conditional half first; None unless kept
-    routing: Routing  # the token counts, as a simulation's workload reads them
-    scores: dict[str, Tensor]  # "A3.1" -> [rank, N, K] router scores of each token, best first, if a policy reads them
+    routing: Routing  # what the router chose for every token, as a simulation's workload reads it
     sent_bytes: Array  # [op, src, dst] of rows over links; headers not counted
     held: list[list[Held]]  # [rank] the buffers that waited between ops
 
@@ -93,7 +94,7 @@ def run_as_rank(
 
 def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world: int) -> None:
     """Raises ValueError that says which two things do not fit each other."""
-    workload.fits(schedule.check())
+    workload.fits(replace(schedule.check(), policy=None))  # whom a policy picks, the run itself will find out
     wire, size = workload.wire, DTYPES[settings.dtype].itemsize
     if WIRES[wire].element_bytes > size:
         raise ValueError(f"wire: {settings.dtype} rows gain nothing from travelling as {wire}")
@@ -180,9 +181,8 @@ def join(schedule: Schedule, workload: Workload, settings: Settings, reports: li
         ages=ages if schedule.policy else None, attention_staleness=gathered if schedule.sharded_patches else None,
     )  # fmt: skip
     sent = [[report.sent_bytes.get(op.name) or (0,) * len(reports) for report in reports] for op in schedule.ops]
-    scores = {name: torch.stack([report.scores[name] for report in reports]) for name in reports[0].scores}
     return Run(
-        trace, *_images(schedule, settings, reports), routing_of(schedule, workload, reports), scores,
+        trace, *_images(schedule, settings, reports), routing_of(schedule, workload, reports),
         np.array(sent, dtype=np.int64), [report.held for report in reports],
     )  # fmt: skip
 
@@ -215,14 +215,18 @@ def _about(settings: Settings) -> dict[str, str]:
 
 
 def routing_of(schedule: Schedule, workload: Workload, reports: list[RankRun]) -> Routing:
-    """Tokens by expert, counts [step, layer, part, slot, src, expert]."""
-    experts, top_k = workload.model.experts, schedule.top_k
-    shape = (schedule.steps, schedule.layers, schedule.micro_batches, top_k, len(reports), experts)
-    counts = np.zeros(shape, dtype=np.int64)
-    for op in schedule.ops:
-        if op.kind == "A":
-            part = schedule.parts.index(op.part)
-            for rank, report in enumerate(reports):
-                for slot, chosen in enumerate(report.experts[op.name].unbind(1)):
-                    counts[op.step, op.layer, part, slot, rank] = torch.bincount(chosen, minlength=experts).numpy()
-    return Routing(counts)
+    """What the router chose for every token, and its scores."""
+
+    def recorded(chosen: Callable[[RankRun], Mapping[str, Tensor]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """[step, layer, src, token, slot]"""
+        layers = [
+            [
+                [torch.cat([chosen(r)[Op("A", step, layer, part).name] for part in schedule.parts]) for r in reports]
+                for layer in range(schedule.layers)
+            ]
+            for step in range(schedule.steps)
+        ]
+        return np.array([[[tokens.numpy() for tokens in ranks] for ranks in step] for step in layers], dtype=dtype)
+
+    experts, scores = recorded(lambda r: r.experts, np.int16), recorded(lambda r: r.scores, np.float32)
+    return Routing.of(Records(experts, scores, workload.model.experts, workload.tokens), schedule.micro_batches)

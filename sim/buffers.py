@@ -42,6 +42,14 @@ def buffers_of(schedule: Schedule) -> tuple[Buffer, ...]:
     )
 
 
+def worth(schedule: Schedule, buffer: Buffer) -> float:
+    """How much of a layer's rows of all slots, micro-batches and pieces `buffer` holds at most; 1 for all.
+
+    Keys and values: of those of all ranks for one layer."""
+    slots = 1 if buffer.what == "keys and values" else schedule.top_k
+    return 1 / (slots * schedule.micro_batches * (1 if buffer.piece is None else schedule.pieces))
+
+
 class _Users:
     """Who uses what last, as positions."""
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m sim show | check | simulate | trace | picture`, also called `dice-sim`.
+"""The command line: `python -m sim schedules | show | check | simulate | trace | picture`, also called `dice-sim`.
 
 Every command loads what it was given, calls one function of the package and prints or writes what comes back.  What
 the user can mend (ValueError, OSError) ends in one message on stderr and exit code 2, before anything is written.
@@ -6,7 +6,7 @@ SimPy, NumPy and matplotlib are imported by the commands that use them."""
 
 from __future__ import annotations
 
-import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.load import load_schedule, only, sources
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
 from sim.terminal import run_app
+from sim.units import quantity
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
     from sim.trace import Trace
-    from sim.workload import ModelShape, Workload
+    from sim.workload import Workload
 
 app = typer.Typer(
     help="How long a schedule of mixture-of-experts diffusion takes, how stale it gets, and how much memory it needs.",
@@ -33,11 +34,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[str, typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or a text file.")]
-Sources = Annotated[list[str], typer.Argument(metavar="SCHEDULE", help=f"{', '.join(SCHEDULES)}, or text files.")]
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCHEDULE [SETTING=VALUE]...",
+        help="A name, a text file, or FILE.py:FUNCTION, and its settings; `schedules` lists names and settings.",
+    ),
+]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
-WarmUp = Annotated[int | None, typer.Option(help="Steps 1 to this one are synchronous, as step 0 always is.")]
+ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
+Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
+Images = Annotated[int, typer.Option(help="Images on each rank.")]
 Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
 Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
 
@@ -51,29 +59,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 @app.command()
+def schedules() -> None:
+    """List the schedules that have names, and the settings that any schedule can have."""
+    from sim.describe import schedules_table, settings_table
+
+    print(*schedules_table(), "", *settings_table(), sep="\n")
+
+
+@app.command()
 def show(
-    schedule: Source,
+    schedule: Sources,
     steps: Steps = None,
     layers: Annotated[int | None, typer.Option(help="Layers; a text file says its own.")] = None,
-    warm_up: WarmUp = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts a token is sent to; 2 if not given.")] = None,
     text: Annotated[bool, typer.Option("--text", help="The text only, without tables.")] = False,
 ) -> None:
     """Print a schedule, its staleness and its buffers.
 
     All of it is a schedule file (the tables are comments): redirect it, change it, hand it back."""
-    from sim.show import show_schedule
+    from sim.describe import describe
 
-    loaded = load_schedule(schedule, steps, layers, warm_up=warm_up, top_k=top_k)
-    print(loaded if text else show_schedule(loaded), end="")
+    loaded = load_schedule(only(sources(schedule)), steps, layers)
+    print(loaded if text else describe(loaded), end="")
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule as text.")]) -> None:
+def check(
+    schedule: Sources,
+    steps: Steps = None,
+    layers: Annotated[int | None, typer.Option(help="Layers; a text file says its own.")] = None,
+) -> None:
     """Say whether a schedule can be run; if it cannot, draw the place and exit with 2."""
-    schedule = load_schedule(str(file))
-    oldest = max(age for layers in schedule.staleness() for slots in layers for age in slots)
-    print(f"{file}: {schedule.header}: {len(schedule.ops)} ops, in order; oldest age {oldest}")
+    source = only(sources(schedule))
+    loaded = load_schedule(source, steps, layers)
+    oldest = max(age for layers in loaded.staleness() for slots in layers for age in slots)
+    print(f"{source}: {loaded.header}: {len(loaded.ops)} ops, in order; oldest age {oldest}")
 
 
 # ------------------------------------------------------------------------------------------ simulation
@@ -82,15 +101,19 @@ def check(file: Annotated[Path, typer.Argument(metavar="FILE", help="A schedule 
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
+    cluster: Annotated[
+        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
+    ],
     steps: Steps = None,
-    model: Annotated[str, typer.Option(help="The network, such as S or XL; any other word lists them all.")] = "XL",
-    images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
+    grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
-    warm_up: WarmUp = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
     save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write all traces as JSON for ui.perfetto.dev.")] = None,
@@ -100,43 +123,36 @@ def simulate(
 ) -> None:
     """Run schedules on a simulated machine, and compare them.
 
-    The layers are the model's.  A warm-up is given to every named schedule that can have one."""
+    The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
+    from sim.models import load_model
+    from sim.routing import Routing
     from sim.show import comparison_table, kinds_table
-    from sim.workload import MODELS, Routing, Workload
+    from sim.workload import Workload
 
-    if model not in MODELS:
-        raise ValueError(f"unknown model {model!r}; the models are {', '.join(MODELS)}")
+    shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     counts = None if routing is None else Routing.load(routing)
-    workload = Workload(MODELS[model], machine.ranks, images, wire, counts)
-    plans = _plans(schedules, steps, workload.model, warm_up)
-    names = _names(schedules, plans)
+    workload = Workload(shape, machine.ranks, images, wire, counts, dtype, grouped)
+    named = sources(schedules)
+    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    names = _names(named, plans)
     outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
     outputs.check()
     traces = _simulated(plans, workload, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
+    for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
+        print(f"extrapolated: {note}", file=sys.stderr)
 
 
-def _plans(sources: list[str], steps: int | None, model: ModelShape, warm_up: int | None) -> list[Schedule]:
-    """The schedules that `sources` name, for the layers and top_k of `model`."""
-    warms = [s in SCHEDULES and "warm_up" in inspect.signature(SCHEDULES[s]).parameters for s in sources]
-    if warm_up is not None and not any(warms):
-        raise ValueError(f"--warm-up has no effect on {', '.join(sources)}")
-    return [
-        load_schedule(source, steps, model.layers, top_k=model.top_k, warm_up=warm_up if warm else None)
-        for source, warm in zip(sources, warms, strict=True)
-    ]
-
-
-def _names(sources: list[str], plans: list[Schedule]) -> list[str]:
+def _names(named: list[str], plans: list[Schedule]) -> list[str]:
     """A name for each schedule: what its header says, or where that repeats, its file's name."""
-    for names in ([plan.name for plan in plans], [Path(source).stem for source in sources]):
+    for names in ([plan.name for plan in plans], [Path(source).stem for source in named], named):
         if len({*names}) == len(names):
             return names
-    raise ValueError(f"two schedules of the same name: {', '.join(sources)}")
+    raise ValueError(f"the same schedule twice: {', '.join(named)}")
 
 
 def _saved(template: str | None, names: list[str]) -> list[Path]:
@@ -157,6 +173,52 @@ def _simulated(plans: list[Schedule], workload: Workload, cluster: Cluster, seed
     console = Console(stderr=True)
     shown = track(plans, "simulating", console=console, transient=True, disable=not console.is_terminal)
     return [simulate(plan, workload, cluster, seed) for plan in shown]
+
+
+@app.command()
+def memory(
+    schedules: Sources,
+    cluster: Annotated[str | None, typer.Option(help="The machine, whose GPU says its memory and whose ranks.")] = None,
+    limit: Annotated[str | None, typer.Option("--memory", help='Of each GPU, as "24 GiB".')] = None,
+    steps: Steps = None,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    ranks: Annotated[int | None, typer.Option(help="Ranks; the cluster's, or 8, if not given.")] = None,
+    element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
+    channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
+) -> None:
+    """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
+    from sim.memory import Reserve, memory, most_images
+    from sim.models import load_model
+    from sim.show import memory_table
+    from sim.workload import Workload
+
+    limit_bytes, their_ranks = _memory_of(cluster, limit)
+    shape, named = load_model(model, pixels), sources(schedules)
+    workload = Workload(shape, ranks or their_ranks or 8, images)
+    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    reserve = Reserve(channels=channels)
+    found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
+    most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
+    print(*memory_table(found, _names(named, plans), limit_bytes, most), sep="\n")
+
+
+def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | None]:
+    """Bytes of a GPU, and ranks where a cluster says how many."""
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+
+    if cluster is None and limit is None:
+        raise ValueError("say how much memory a GPU has: --cluster with a GPU, or --memory")
+    if limit is not None and cluster is not None:
+        raise ValueError("--cluster and --memory both say how much memory a GPU has: give one of them")
+    if limit is not None:
+        return quantity("memory_bytes", limit), None
+    machine = Cluster.load(str(cluster))
+    if not isinstance(machine.compute, Gpu):
+        raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
+    return machine.compute.memory_bytes, machine.ranks
 
 
 # ---------------------------------------------------------------------------------------------- traces

@@ -1,119 +1,20 @@
-"""Schedules and traces as text: tables that fit a terminal, and the names under which several traces stand together.
+"""Traces as text: tables that fit a terminal, and the names under which several traces stand together.
 
-What `show_schedule` writes is itself a schedule file: its tables are comments.  The file knows how things are laid
-out; it refuses to know anything that Schedule and Trace do not say of themselves."""
+The file knows how things are laid out; it refuses to know anything that a Trace does not say of itself."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import accumulate, groupby
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from sim.schedule import KINDS, Op, Schedule
+from sim.schedule import KINDS
 from sim.units import readable
 
 if TYPE_CHECKING:
+    from sim.memory import Memory
     from sim.trace import Trace
-
-_WIDTH = 94  # columns of a table, so that a page fits 100
-_RECEIVED = ("received dispatch", "received combine")
-_SENT = ("sent dispatch", "sent combine")
-
-
-# ------------------------------------------------------------------------------------------- schedules
-
-
-def show_schedule(schedule: Schedule) -> str:
-    """The exact text of `schedule` (checked), then its staleness and its buffers as `#` comments."""
-    notes = ["", *staleness_lines(schedule), "", *buffer_lines(schedule)]
-    return str(schedule) + "".join(f"# {line}".rstrip() + "\n" for line in notes)
-
-
-def staleness_lines(schedule: Schedule) -> list[str]:
-    """Age of what each (step, layer) adds; equal neighbours share a row or a column."""
-    ages = schedule.staleness()
-    cells = [[_age(slots) for slots in layers] for layers in ages]
-    rows, columns = folded([*map(tuple, cells)]), folded([*zip(*cells, strict=True)])
-    lines = ["staleness: age in steps of the expert outputs that a layer adds (slot 0,slot 1 where they differ)"]
-    for some in _fitting(columns, cells):
-        head = ["step", *(f"layer\n{_span(column)}" for column in some)]
-        lines += grid(head, [[_span(row), *(cells[row[0]][column[0]] for column in some)] for row in rows])
-    every = [age for layers in ages for slots in layers for age in slots]
-    share = f"{max(every)} of {schedule.steps} steps ({max(every) / schedule.steps:.0%} of the run)"
-    return [*lines, f"oldest: {share}; mean: {sum(every) / len(every):.2f}"]
-
-
-def buffer_lines(schedule: Schedule) -> list[str]:
-    """What each step keeps for the next, and the most that is alive at one of its ops; equal neighbours share a row."""
-    steps = _memory(schedule)
-    rows = []
-    for run in folded([step.shape for step in steps]):
-        first, last = steps[run[0]], steps[run[-1]]
-        received, apart = first.kept[:2], first.kept[2:]
-        numbers = (*received, sum(received), *apart, first.peak_received, first.peak)
-        where = first.at.name if first is last else f"{first.at.name} to {last.at.name}"
-        rows.append([_span(run), *(f"{round(n, 2):g}" for n in numbers), where])
-    head = ["step", "received\ndispatch", "received\ncombine", "\ntogether", "sent\ndispatch", "sent\ncombine",
-            "router\nweights", "peak of\nreceived", "peak\nof all", "\nat op"]  # fmt: skip
-    return [
-        "buffers: what a step keeps for the next, and the peak inside it (of all: received and sent rows)",
-        "1 = one layer: top_k x n x hidden elements with n tokens a rank (router weights: top_k x n)",
-        *grid(head, rows),
-    ]
-
-
-class _Memory(NamedTuple):
-    """Buffers of one step, in layers' worth."""
-
-    step: int
-    kept: tuple[float, ...]  # into the next step: _RECEIVED, _SENT, router weights
-    peak_received: float
-    peak: float  # of received and sent rows together
-    at: Op  # the first op at which that peak is reached
-
-    @property
-    def shape(self) -> Hashable:
-        """Equal for steps that differ in nothing but their number."""
-        return self.kept, self.peak_received, self.peak, self.at._replace(step=self.at.step - self.step, reads=())
-
-
-def _memory(schedule: Schedule) -> list[_Memory]:
-    """One a step, of a checked schedule."""
-    layer = schedule.top_k * schedule.micro_batches  # buffers that make one layer's worth
-    received, rows = _alive(schedule, _RECEIVED), _alive(schedule, (*_RECEIVED, *_SENT))
-    starts = [schedule.position[f"P{step}"] for step in range(schedule.steps)]
-    steps = []
-    for step, (begin, end) in enumerate(zip(starts, [*starts[1:], len(schedule.ops)], strict=True)):
-        kept = Counter(buffer.what for buffer in schedule.persistent(step))
-        sizes = tuple(kept[what] / layer for what in (*_RECEIVED, *_SENT, "router weights"))
-        top = max(range(begin, end), key=rows.__getitem__)
-        steps.append(_Memory(step, sizes, max(received[begin:end]) / layer, rows[top] / layer, schedule.ops[top]))
-    return steps
-
-
-def _alive(schedule: Schedule, what: Sequence[str]) -> list[int]:
-    """[op]: how many of the buffers called `what` are alive while each op runs."""
-    change = [0] * (len(schedule.ops) + 1)
-    for buffer in schedule.buffers:
-        if buffer.what in what:
-            change[buffer.born] += 1
-            change[buffer.dies + 1] -= 1
-    return [*accumulate(change)]
-
-
-def _age(slots: Sequence[int]) -> str:
-    """An age for all slots, or one a slot, as an R writes them."""
-    return ",".join(map(str, slots if len(set(slots)) > 1 else slots[:1]))
-
-
-def _fitting(columns: Sequence[range], cells: Sequence[Sequence[str]]) -> list[Sequence[range]]:
-    """The columns of the staleness table in groups that fit the page."""
-    widest = max(len("layer"), *(len(cell) for row in cells for cell in row), *(len(_span(c)) for c in columns))
-    fit = (_WIDTH - len("step  ")) // (widest + 2)
-    return [columns[first : first + fit] for first in range(0, len(columns), fit)]
 
 
 # ---------------------------------------------------------------------------------------------- traces
@@ -161,6 +62,23 @@ def kinds_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     return grid(["op", *names], rows)
 
 
+def memory_table(
+    memories: Sequence[Memory], names: Sequence[str], memory_bytes: float, most: Sequence[int]
+) -> list[str]:
+    """Table with a line a category: GB on the fullest rank; then the peak, whether it fits, and the most images."""
+    every = dict.fromkeys(what for memory in memories for what in memory.bytes_of)
+    rows = [[what, *(_gigabytes(memory.bytes_of.get(what, 0.0)) for memory in memories)] for what in every]
+    rows.append(["peak", *(_gigabytes(memory.peak_bytes) for memory in memories)])
+    rows.append(["at op, on rank", *(f"{memory.at}, {memory.rank}" for memory in memories)])
+    rows.append(["fits", *("yes" if memory.fits(memory_bytes) else "NO" for memory in memories)])
+    rows.append(["most images a rank", *(str(images) for images in most)])
+    return grid([f"GB of {_gigabytes(memory_bytes)}", *names], rows)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
+
+
 def kind_name(kind: str) -> str:
     """`D dispatch`: a kind of op in a legend or a table; what is no kind stands for itself."""
     return f"{kind} {re.split('[,:(]', KINDS[kind])[0].strip()}" if kind in KINDS else kind
@@ -190,11 +108,25 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def folded(keys: Sequence[Hashable]) -> list[range]:
-    """Runs of equal neighbours: [7, 7, 8] -> [range(0, 2), range(2, 3)]."""
-    runs = [[*run] for _, run in groupby(range(len(keys)), keys.__getitem__)]
-    return [range(run[0], run[-1] + 1) for run in runs]
+    """Positions of equal keys together, neighbours or at equal distances: [7, 8, 7, 8, 7] -> 0, 2, 4 and 1, 3.
+
+    Every position is in one range; they are in order of their first."""
+    left, runs = dict.fromkeys(range(len(keys))), list[range]()
+    while left:
+        first = next(iter(left))
+        again = next((i for i in left if i > first and keys[i] == keys[first]), first + 1)
+        stride, last = again - first, first
+        while last + stride in left and keys[last + stride] == keys[first]:
+            last += stride
+        run = range(first, last + 1, stride) if stride == 1 or last > again else range(first, first + 1)
+        runs.append(run)
+        for i in run:
+            del left[i]
+    return runs
 
 
-def _span(run: range) -> str:
-    """`3`, or `3-48`."""
-    return f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}"
+def spell(run: range) -> str:
+    """`3`, `3-48`, or `3-47/2`: every second one."""
+    if len(run) == 1:
+        return f"{run[0]}"
+    return f"{run[0]}-{run[-1]}" + (f"/{run.step}" if run.step > 1 else "")

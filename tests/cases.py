@@ -13,9 +13,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
+from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
-from sim.schedules import SCHEDULES, load_schedule
-from sim.workload import ModelShape, Routing, Workload
+from sim.schedules import SCHEDULES
+from sim.workload import ModelShape, Workload
 
 TWO_MICRO_BATCHES = """
 # The second half's experts run while the first half's outputs travel.
@@ -43,14 +45,41 @@ P2 A2.0 S2.0 E1.1 C1.1 R2.0<1,0
 BY_HAND = [Schedule.parse(TWO_MICRO_BATCHES), Schedule.parse(CONDITIONAL)]
 
 
+SKIPPING: list[dict[str, Any]] = [
+    {},
+    {"conditional": "low"},
+    {"conditional": "high", "interval": 3},
+    {"intervals": "1,3"},
+    {"intervals": "2,2"},
+    {"cached": 2, "cached_layers": "deep"},
+]
+DECIDING: list[dict[str, Any]] = [
+    {"conditional": "random", "seed": 3},
+    {"conditional": "threshold", "threshold": 0.2, "interval": 3},
+    {"conditional": "debt", "threshold": 0.4, "always": 1},
+]
+
+
 @st.composite
-def named(draw: st.DrawFn, most_steps: int = 7, most_layers: int = 5) -> Schedule:
-    """A schedule that has a name, of any size."""
-    name, steps = draw(st.sampled_from([*SCHEDULES])), draw(st.integers(1, most_steps))
-    settings = {"top_k": draw(st.integers(1, 3))}
-    if name != "sync":
-        settings["warm_up"] = draw(st.integers(0, steps - 1))
-    return load_schedule(name, steps, draw(st.integers(1, most_layers)), **settings)
+def named(draw: st.DrawFn, most_steps: int = 7, most_layers: int = 5, deciding: bool = False) -> Schedule:
+    """A schedule that has a name, of any size, with any settings; with policies only if `deciding`."""
+    name, steps, layers = draw(st.sampled_from([*SCHEDULES])), draw(st.integers(1, most_steps)), draw(
+        st.integers(1, most_layers))  # fmt: skip
+    stale = name in ("displaced", "interweaved", "dice", "dice_released")
+    settings: dict[str, Any] = {}
+    if stale:
+        settings |= {"warm_up": draw(st.integers(0, steps - 1)), "cool_down": draw(st.integers(0, steps))}
+        settings |= draw(st.sampled_from([{}, {"stride": draw(st.integers(1, steps))}, {"forced": f"{steps - 1}"}]))
+        settings |= draw(st.sampled_from([{}, {"synchronous": "shallow"}, {"synchronous": "staggered"}]))
+        settings |= draw(st.sampled_from([{}, {"weights": "current"}]))
+    if name in ("sync", "displaced", "interweaved", "overlap", "data_parallel", "distrifusion"):
+        settings |= draw(st.sampled_from([*SKIPPING, *(DECIDING if deciding else [])]))
+    if name in ("sync", "displaced", "interweaved", "dice", "cached"):
+        settings |= draw(st.sampled_from([{}, {"counts": "ahead"}, {"counts": "blocking"}]))
+        settings |= draw(st.sampled_from([{}, {"pieces": 2}, {"micro_batches": 2}, {"patches": "stale"}]))
+    elif not settings and name != "cached":
+        settings |= {"top_k": draw(st.integers(1 if name in ("overlap", "data_parallel") else 2, 3))}
+    return load_schedule(name, steps, layers, **settings)
 
 
 @st.composite

@@ -28,7 +28,7 @@ from realrun.run import Settings
 from realrun.transport import GlooTransport
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.engine import simulate
-from sim.schedules import load_schedule
+from sim.load import load_schedule
 from sim.workload import ModelShape, Workload
 
 RATE = 20e6

@@ -7,8 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import product
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,21 @@ import numpy as np
 import pytest
 from cases import BY_HAND, anything, cluster
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from sim.buffers import worth
 from sim.cli import main
+from sim.compose import Settings
+from sim.describe import describe, staleness_lines
 from sim.engine import simulate
+from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
-from sim.schedules import SCHEDULES, load_schedule
-from sim.show import folded, show_schedule, staleness_lines, trace_labels
+from sim.schedules import SCHEDULES
+from sim.show import folded, trace_labels
 from sim.trace import Trace
 from sim.units import readable
-from sim.workload import MODELS, Routing, Workload
+from sim.workload import MODELS, Workload
 
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]
@@ -62,7 +67,7 @@ def test_show_prints_schedule_staleness_and_buffers(run: Run) -> None:
 
 
 def test_show_text_is_the_text_alone(run: Run) -> None:
-    assert run("show displaced --steps 4 --layers 2 --warm-up 1 --top-k 3 --text") == (
+    assert run("show displaced warm_up=1 top_k=3 --steps 4 --layers 2 --text") == (
         0, str(load_schedule("displaced", 4, 2, warm_up=1, top_k=3)), "",
     )  # fmt: skip
 
@@ -70,7 +75,7 @@ def test_show_text_is_the_text_alone(run: Run) -> None:
 @settings(max_examples=20)
 @given(anything())
 def test_what_show_prints_is_the_schedule_again(schedule: Schedule) -> None:
-    assert Schedule.parse(show_schedule(schedule)) == schedule
+    assert Schedule.parse(describe(schedule)) == schedule
 
 
 def test_what_show_prints_can_be_shown(run: Run) -> None:
@@ -93,23 +98,26 @@ def half_stale(steps: int, layers: int) -> Schedule:
 
 @pytest.mark.parametrize("schedule", [*(load_schedule(name, 50, 28) for name in SCHEDULES), half_stale(50, 28)])
 def test_tables_of_long_runs_fit_a_terminal(schedule: Schedule) -> None:
-    notes = [line for line in show_schedule(schedule).splitlines() if line.startswith("#")]
+    notes = [line for line in describe(schedule).splitlines() if line.startswith("#")]
     assert max(map(len, notes)) <= 100
     assert len(notes) < 30
 
 
-def test_equal_neighbours_share_rows_and_columns_and_others_do_not() -> None:
+def test_equal_rows_and_columns_stand_together_and_others_do_not() -> None:
     lines = staleness_lines(half_stale(9, 5))
     assert [line.split() for line in lines[1:5]] == [
-        ["layer", "layer", "layer", "layer", "layer"], ["step", "0", "1", "2", "3", "4"],
-        ["0", "0", "0", "0", "0", "0"], ["1-8", "1", "0", "1", "0", "1"],
+        ["layer", "layer", "layer"], ["step", "0-4/2", "1", "3"], ["0", "0", "0", "0"], ["1-8", "1", "0", "0"],
     ]  # fmt: skip
-    wide = staleness_lines(half_stale(2, 28))
-    assert " ".join(line.removeprefix("step") for line in wide if line.startswith("step")).split() == [
-        *map(str, range(28))
-    ]
     assert folded("aabca") == [range(2), range(2, 3), range(3, 4), range(4, 5)]
+    assert folded("abababc") == [range(0, 5, 2), range(1, 6, 2), range(6, 7)]
     assert folded([]) == []
+
+
+@given(st.lists(st.integers(0, 2), max_size=12))
+def test_folding_puts_every_position_with_its_equals_once(keys: list[int]) -> None:
+    runs = folded(keys)
+    assert sorted(i for run in runs for i in run) == [*range(len(keys))]
+    assert all(len({keys[i] for i in run}) == 1 for run in runs)
 
 
 def test_slots_that_differ_are_shown_apart() -> None:
@@ -119,28 +127,29 @@ def test_slots_that_differ_are_shown_apart() -> None:
 @pytest.mark.parametrize("schedule", [*BY_HAND, *(load_schedule(name, 4, 3) for name in SCHEDULES)], ids=str)
 def test_buffers_shown_are_those_of_the_schedule(schedule: Schedule) -> None:
     """Every number of the table, from `persistent` and `alive`, op by op."""
-    table = [line[2:].split() for line in show_schedule(schedule).split("at op\n")[1].splitlines()]
-    rows = {step: row for row in table for step in _steps(row[0])}
-    layer, position = schedule.top_k * schedule.micro_batches, {**schedule.position, f"P{schedule.steps}": None}
+    lines = describe(schedule).split("buffers:")[1].split("# rows")[0].splitlines()
+    top = next(i for i, line in enumerate(lines) if line.endswith("at op"))
+    rows = {step: line[2:].split() for line in lines[top + 1 :] if line != "#" for step in _steps(line[2:].split()[0])}
+    names = ["received dispatch", "received combine", "expert outputs", "sent dispatch", "sent combine",
+             "router weights", "keys and values"]  # fmt: skip
+    position = {**schedule.position, f"P{schedule.steps}": None}
+    kept = [[sum(worth(schedule, b) for b in schedule.persistent(step) if b.what == name) for name in names]
+            for step in range(schedule.steps)]  # fmt: skip
+    shown = [i for i, _ in enumerate(names) if any(step[i] for step in kept)]
     for step in range(schedule.steps):
-        kept = [buffer.what for buffer in schedule.persistent(step)]
-        counts = [
-            kept.count(f"{way} {what}") / layer for way, what in product(("received", "sent"), ("dispatch", "combine"))
-        ]
         inside = range(len(schedule.ops))[position[f"P{step}"] : position[f"P{step + 1}"]]
-        alive = [[buffer.what for buffer in schedule.alive(i) if buffer.what != "router weights"] for i in inside]
-        received = max(sum(what.startswith("received") for what in some) for some in alive) / layer
-        row = [*counts[:2], sum(counts[:2]), *counts[2:], kept.count("router weights") / layer, received]
-        assert [float(cell) for cell in rows[step][1:9]] == pytest.approx(
-            [*row, max(map(len, alive)) / layer], abs=0.005
-        )
+        peaks = [[sum(worth(schedule, b) for b in schedule.alive(i) if b.what in some) for i in inside]
+                 for some in (names[:3], names[:5])]  # fmt: skip
+        row = [*(kept[step][i] for i in shown), sum(kept[step][:3]), *map(max, peaks)]
+        assert [float(cell) for cell in rows[step][1 : len(row) + 1]] == pytest.approx(row, abs=0.005)
         if "-" not in rows[step][0]:
-            assert rows[step][9] == schedule.ops[inside[[*map(len, alive)].index(max(map(len, alive)))]].name
+            assert rows[step][len(row) + 1] == schedule.ops[inside[peaks[1].index(max(peaks[1]))]].name
 
 
 def _steps(span: str) -> range:
-    first, _, last = span.partition("-")
-    return range(int(first), int(last or first) + 1)
+    first, _, rest = span.partition("-")
+    last, _, stride = rest.partition("/")
+    return range(int(first), int(last or first) + 1, int(stride or 1))
 
 
 def test_show_and_check_need_neither_numpy_nor_simpy_nor_matplotlib_nor_torch() -> None:
@@ -208,7 +217,7 @@ def table(out: str) -> dict[str, list[str]]:
 def test_simulate_compares_with_sync(run: Run) -> None:
     code, out, err = run(BASE)
     assert (code, err) == (0, "")
-    traces = {name: simulated(name) for name in SCHEDULES}
+    traces = {name: simulated(name) for name in ("sync", "displaced", "interweaved")}
     for name, trace in traces.items():
         whole, exposed = trace.makespan_s, float(trace.exposed_s.mean())
         busy = [float(trace.busy_s(stream).mean()) / whole for stream in ("compute", "communication")]
@@ -232,9 +241,19 @@ def test_simulate_takes_text_files_and_tells_apart_what_has_one_name(run: Run) -
     assert table(out)["mine"][:2] == table(out)["interweaved"][:2]
 
 
-def test_warm_up_goes_to_the_schedules_that_have_one(run: Run) -> None:
-    ages = {name: row[-1] for name, row in table(run(f"{BASE} --warm-up 2")[1]).items()}
-    assert [ages[name] for name in SCHEDULES] == ["0.00", "0.25", "0.25"]
+def test_settings_go_to_the_schedule_before_them(run: Run) -> None:
+    out = run(BASE.replace("displaced", "displaced warm_up=2 dice interval=3"))[1]
+    ages = {name: row[-1] for name, row in table(out).items()}
+    want = {"sync": 0, "displaced+warm_up2": 0.25, "dice+interval3": 0.69, "interweaved": 0.75}
+    assert {name: float(ages[name]) for name in want} == pytest.approx(want, abs=0.3)
+    assert ages["displaced+warm_up2"] == "0.25"
+
+
+def test_schedules_lists_every_name_and_every_setting(run: Run) -> None:
+    code, out, _ = run("schedules")
+    assert code == 0
+    first = [line.split()[0] for line in out.splitlines() if line]
+    assert first == ["schedule", *SCHEDULES, "setting", *(f.name for f in fields(Settings) if f.metadata)]
 
 
 def test_kinds_say_where_the_time_goes(run: Run) -> None:
@@ -271,19 +290,19 @@ def test_a_seed_draws_jitter(run: Run) -> None:
 def test_simulate_saves_traces_a_perfetto_file_and_a_picture(run: Run) -> None:
     code, _, err = run(f"{BASE} --save {{}}.trace --trace all.json --picture all.svg --step 3 --rank 1")
     assert (code, err) == (0, "")
-    for name in SCHEDULES:
+    for name in ("sync", "displaced", "interweaved"):
         assert str(Trace.load(f"{name}.trace")) == str(simulated(name))
     names = {
         event["args"]["name"] for event in json.loads(Path("all.json").read_text())["traceEvents"] if event["ph"] == "M"
     }
-    assert {f"simulated {name}/rank{rank}" for name in SCHEDULES for rank in (0, 1)} < names
+    assert {f"simulated {name}/rank{rank}" for name in ("sync", "displaced", "interweaved") for rank in (0, 1)} < names
     assert Path("all.svg").read_text().rstrip().endswith("</svg>")
     assert Path("all.json").stat().st_mode & 0o777 == Path("c.yaml").stat().st_mode & 0o777
     assert {path.name for path in Path().iterdir()} == {
         "c.yaml",
         "all.json",
         "all.svg",
-        *(f"{n}.trace" for n in SCHEDULES),
+        *(f"{n}.trace" for n in ("sync", "displaced", "interweaved")),
     }
 
 
@@ -318,11 +337,13 @@ BAD = {
     "show interweaved": "interweaved: say how many steps and layers",
     "show sync --steps 3": "sync: say how many layers",
     "show sync --steps 0 --layers 2": "steps=0 should be at least 1",
-    "show sync --steps 3 --layers 2 --warm-up 1": "sync has no setting warm_up",
-    "show displaced --steps 3 --layers 2 --warm-up 3": "warm_up=3 should be less than steps=3",
+    "show sync warm_up=1 --steps 3 --layers 2": "sync: warm_up=1 has no effect",
+    "show displaced warm_up=3 --steps 3 --layers 2": "warm_up=3 should be at most 2",
+    "show warm_up=3 displaced --steps 3 --layers 2": "'warm_up=3' is a setting; write the schedule before it",
+    "show sync displaced --steps 3 --layers 2": "one schedule is wanted, not 2: sync, displaced",
     "show sync --steps three --layers 2": "--steps",
-    "show mine.txt --steps 4": "mine.txt is a text with steps=3, but steps=4",
-    "show mine.txt --warm-up 1": "mine.txt is a text with no warm_up",
+    "show mine.txt --steps 4": "mine.txt is a schedule with steps=3, but steps=4",
+    "show mine.txt warm_up=1": "warm_up=1 has no effect",
     "show binary": "binary: cannot be read as text",
     "show .": "unknown schedule '.'",
     "show": "Missing argument",
@@ -332,8 +353,8 @@ BAD = {
     "simulate sync --steps 3": "--cluster",
     "simulate --cluster c.yaml": "Missing argument",
     "simulate sync --cluster c.yaml": "sync: say how many steps",
-    "simulate sync sync --steps 3 --cluster c.yaml": "two schedules of the same name: sync, sync",
-    "simulate mine.txt --cluster c.yaml": "mine.txt is a text with layers=12, but layers=28",
+    "simulate sync sync --steps 3 --cluster c.yaml": "the same schedule twice: sync, sync",
+    "simulate mine.txt --cluster c.yaml": "mine.txt is a schedule with layers=12, but layers=28",
     f"{ONE} --nope": "No such option",
     f"{ONE} --model nope": f"unknown model 'nope'; the models are {', '.join(MODELS)}",
     f"{ONE} --cluster nope.yaml": "nope.yaml",
@@ -344,7 +365,6 @@ BAD = {
     f"{ONE} --images 0": "images=0 should be at least 1",
     f"{ONE} --wire int4": "unknown wire 'int4'; known: float64, float32, bfloat16, float16, float8, int8",
     f"{ONE} --seed 1": "seed has no effect",
-    f"{ONE} --warm-up 1": "--warm-up has no effect on sync",
     f"{ONE} --step 1": "--step and --rank have no effect without --picture",
     f"{ONE} --rank 1 --trace a.json": "--step and --rank have no effect without --picture",
     f"{ONE} --picture a.png --step 3": "simulated sync has steps 0 to 2, not 3",

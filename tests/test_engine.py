@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cases import anything, cluster, interfering, machines, model, named, skewed
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sim import engine
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
-from sim.cost import brings_counts, durations_s
+from sim.collectives import brings_counts
+from sim.cost import durations_s
 from sim.engine import simulate
+from sim.fluid import Fluid
+from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
-from sim.schedules import load_schedule
 from sim.trace import Trace
-from sim.workload import Routing, Workload
+from sim.workload import Workload
 
 Ticks = npt.NDArray[np.int64]
 SEEDS, RANKS = st.integers(0, 99), st.sampled_from([1, 2, 4])
@@ -29,6 +31,11 @@ PICOSECOND = 1e-12
 def routed(schedule: Schedule, ranks: int, seed: int) -> Workload:
     workload = Workload(model(schedule), ranks, images=2)
     return replace(workload, routing=skewed(schedule, workload, seed)).fits(schedule)
+
+
+def joined(schedule: Schedule) -> Schedule:
+    """The same on one communicator, so that no two transfers are ever in flight."""
+    return replace(schedule, ops=tuple(op._replace(communicator=0) if op.collective else op for op in schedule.ops))
 
 
 def spans(trace: Trace) -> npt.NDArray[np.float64]:
@@ -78,6 +85,7 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
 def test_without_interference_it_is_the_recurrence_to_the_last_bit(
     schedule: Schedule, machine: Cluster, seed: int
 ) -> None:
+    schedule = joined(schedule)
     workload = routed(schedule, machine.ranks, seed)
     np.testing.assert_array_equal(
         spans(simulate(schedule, workload, machine)), by_recurrence(schedule, workload, machine)
@@ -90,7 +98,7 @@ def test_factors_of_zero_change_no_bit(schedule: Schedule, machine: Cluster, see
     plain = spans(simulate(schedule, workload, machine))
     np.testing.assert_array_equal(spans(simulate(schedule, workload, interfering(machine, 0.0, 0.0))), plain)
     with pytest.MonkeyPatch.context() as patch:  # the code that a factor above 0 runs through
-        patch.setattr(engine._Fluid, "flows", property(lambda self: True, lambda self, value: None), raising=False)
+        patch.setattr(Fluid, "flows", property(lambda self: True, lambda self, value: None), raising=False)
         np.testing.assert_array_equal(spans(simulate(schedule, workload, machine)), plain)
 
 
@@ -284,9 +292,11 @@ def test_a_slower_link_makes_no_op_earlier(schedule: Schedule, machine: Cluster,
 
 @given(named(), st.sampled_from([0.0, 0.3]))
 def test_eight_equal_ranks_are_two_equal_ranks_with_the_same_traffic_a_port(schedule: Schedule, factor: float) -> None:
+    assume(not schedule.sharded_patches)  # what is gathered grows with the ranks
+
     def run(ranks: int, bytes_per_s: float) -> Trace:
         machine = interfering(cluster(ranks, link=Link(1e-6, bytes_per_s)), factor, factor)
-        return simulate(schedule, Workload(model(schedule), ranks, images=2), machine)
+        return simulate(schedule, Workload(model(schedule, experts=16), ranks, images=2), machine)
 
     two, eight = run(2, 4e9), run(8, 7e9)  # of what a rank has routed, 4/8 and 7/8 leave it
     np.testing.assert_allclose(eight.end_s[:2], two.end_s, rtol=0, atol=len(schedule.ops) * PICOSECOND)

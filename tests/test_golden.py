@@ -14,7 +14,7 @@ from realrun.model import DiTMoE, load
 from realrun.ranks import RankContext, Ranks
 from realrun.reference import reference
 from realrun.transport import open_streams
-from sim.schedules import load_schedule
+from sim.load import load_schedule
 from sim.workload import ModelShape
 
 GOLDEN = Path(__file__).parent / "golden"

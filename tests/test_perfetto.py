@@ -15,9 +15,9 @@ from cases import BY_HAND, anything, cluster, model, skewed
 from hypothesis import given, settings
 
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.perfetto import chains, write_perfetto
 from sim.schedule import Schedule
-from sim.schedules import load_schedule
 from sim.trace import Trace
 from sim.workload import Workload
 

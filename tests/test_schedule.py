@@ -10,8 +10,8 @@ from cases import BY_HAND, CONDITIONAL, TWO_MICRO_BATCHES, anything, cluster, mo
 from hypothesis import given
 
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Op, Schedule, ScheduleError
-from sim.schedules import load_schedule
 from sim.workload import Workload
 
 SMALL = [load_schedule(name, 4, 3) for name in ("sync", "displaced", "interweaved")] + BY_HAND

@@ -20,8 +20,8 @@ from matplotlib.text import Annotation
 
 from sim.cluster import Link
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import KINDS, Schedule
-from sim.schedules import load_schedule
 from sim.timeline import COLOURS, draw_timeline, save_figure
 from sim.trace import Trace
 from sim.units import readable

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine import simulate
+from sim.load import load_schedule
 from sim.schedule import Schedule
-from sim.schedules import load_schedule
 from sim.trace import Trace
 from sim.workload import Workload
 
