@@ -97,7 +97,9 @@ def check(
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
+    cluster: Annotated[
+        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
+    ],
     steps: Steps = None,
     model: Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")] = "XL",
     pixels: Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")] = None,

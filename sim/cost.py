@@ -1,8 +1,8 @@
 """The one place where shapes become seconds: what each op costs on each rank, alone on the machine.
 
 Compute: on a Gpu, the sum of the op's kernels; with measured rates, fixed_s + FLOPs / flops_per_s by kind of op; both
-with the rank's own token counts.  Collectives: latency plus the fullest resource's bytes over its rate.  All ignore
-contention between streams, which is the engine's business."""
+with the rank's own token counts.  Collectives: see sim/collectives.py.  All ignore contention between streams, which is
+the engine's business."""
 
 from __future__ import annotations
 
@@ -13,27 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
+from sim.collectives import brings_counts, collective_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
 from sim.schedule import Op, Schedule
+from sim.sharing import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]
-
-
-def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
-    """Seconds [rank] until one all-to-all of `sent_bytes` [src, dst] ends (the diagonal stays at home and is free).
-
-    The fullest resource of a rank decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores
-    fairness between pairs, and the burst of an idle link, which is the engine's business.  Raises ValueError if
-    `sent_bytes` is not square or has a negative entry."""
-    if sent_bytes.ndim != 2 or len(set(sent_bytes.shape)) != 1 or (sent_bytes < 0).any():
-        raise ValueError(f"bytes [src, dst] should be square and not negative, not\n{sent_bytes}")
-    away = sent_bytes - np.diag(np.diag(sent_bytes))
-    through = np.max if link.scope == "pair" else np.sum
-    received, sent = through(away, axis=0), through(away, axis=1)
-    fullest: Array = received if link.buffered else np.maximum(received, sent)
-    return link.latency_s + fullest / link.bytes_per_s
 
 
 def forward_macs(model: ModelShape) -> float:
@@ -67,27 +54,27 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
     return seconds
 
 
+def moving_parts(
+    schedule: Schedule, workload: Workload, cluster: Cluster, ticks_per_s: float
+) -> dict[int, list[Moving]]:
+    """Position of each collective -> its transfers, one after another, for flows that share links."""
+    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[Moving]]()
+    for op in (op for op in schedule.ops if op.collective):
+        if (key := _sort(op, schedule, workload)) not in found:
+            counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
+            found[key] = []
+            for n, moved in enumerate(transfers(op, schedule, workload, fabric)):
+                moving_s = fabric.moving_s(moved)
+                start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
+                found[key].append(Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, n)))
+    return {i: found[_sort(op, schedule, workload)] for i, op in enumerate(schedule.ops) if op.collective}
+
+
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
-    link = cluster.link
-    if op.kind == "N":
-        return link.latency_s if workload.ranks > 1 else 0.0
-    if op.kind in "DCK":
-        if workload.ranks == 1:
-            return 0.0
-        counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
-        return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
+    if op.collective:
+        return collective_s(op, schedule, workload, cluster)
     return _compute_s(op, schedule, workload, cluster)
-
-
-def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
-    """Seconds that a link which has long been idle saves the collective `op`: its burst passes at once."""
-    return 0.0 if op.kind == "N" or brings_counts(op, schedule) else link.burst_bytes / link.bytes_per_s
-
-
-def brings_counts(op: Op, schedule: Schedule) -> bool:
-    """Whether `op` is a dispatch that brings its token counts along, since no N brings them."""
-    return op.kind == "D" and not any(name.startswith("N") for name in schedule.inputs(op))
 
 
 def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:

@@ -273,16 +273,19 @@ class Workload:
         mine: Array = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
         return mine.astype(np.float64)
 
-    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
-        """Bytes [src, dst] that the collective `op` (D, C or K) sends over links; the diagonal stays at home: 0.
+    def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """Bytes [src, dst] that the collective `op` (D, C or K) brings from rank to rank; [r, r] stays at home.
 
-        K: keys and values of a rank's rows, to every other rank, for each of its layers."""
+        K: keys and values of a rank's rows, to every rank, for each of its layers."""
         if op.kind == "K":
             rows = np.full((self.ranks, self.ranks), self.tokens / schedule.micro_batches)
-            sent = rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
-        else:
-            rows = self.rows(schedule, op)
-            sent = (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
+            return rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
+        rows = self.rows(schedule, op)
+        return (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
+
+    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """`moved_bytes` that links carry: 0 on the diagonal."""
+        sent = self.moved_bytes(schedule, op)
         np.fill_diagonal(sent, 0.0)
         return sent
 
