@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import typer
 from sim.load import load_schedule, only, sources
 from sim.schedule import Schedule
 from sim.terminal import run_app
+from sim.units import quantity
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
@@ -42,6 +44,9 @@ Sources = Annotated[
 ]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
+ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
+Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
+Images = Annotated[int, typer.Option(help="Images on each rank.")]
 Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
 Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
 
@@ -101,12 +106,19 @@ def simulate(
         str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
     ],
     steps: Steps = None,
-    model: Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")] = "XL",
-    pixels: Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")] = None,
-    images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
-    routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
+    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    imbalance: Annotated[
+        float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
+    ] = None,
+    routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
@@ -122,24 +134,45 @@ def simulate(
     The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
     from sim.models import load_model
+    from sim.routing import Routing
     from sim.show import comparison_table, kinds_table
-    from sim.workload import Routing, Workload
+    from sim.workload import Workload
 
     shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
-    counts = None if routing is None else Routing.load(routing)
-    workload = Workload(shape, machine.ranks, images, wire, counts, dtype, grouped)
+    recorded = None if routing is None else Routing.load(routing)
+    workload = Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped)
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = _names(named, plans)
+    workloads = _routed(plans, workload, imbalance, keep, routing_seed)
     outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
     outputs.check()
-    traces = _simulated(plans, workload, machine, seed)
+    traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
     for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
         print(f"extrapolated: {note}", file=sys.stderr)
+
+
+def _routed(
+    plans: list[Schedule], workload: Workload, imbalance: float | None, keep: float | None, seed: int | None
+) -> list[Workload]:
+    """What each plan works on: `workload`, with modelled routing if any of it is given."""
+    from sim.routing import Routing
+
+    given = {"--imbalance": imbalance, "--keep": keep, "--routing-seed": seed}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    if not options:
+        return [workload] * len(plans)
+    if workload.routing is not None:
+        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
+    if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
+        raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
+    skew, often = (1.0 if value is None else value for value in (imbalance, keep))
+    modelled = partial(Routing.skewed, workload.model, workload.ranks, workload.tokens, seed=seed or 0)
+    return [replace(workload, routing=modelled(plan.steps, imbalance=skew, keep=often)) for plan in plans]
 
 
 def _names(named: list[str], plans: list[Schedule]) -> list[str]:
@@ -159,15 +192,62 @@ def _saved(template: str | None, names: list[str]) -> list[Path]:
     return [Path(template.replace("{}", name)) for name in names]
 
 
-def _simulated(plans: list[Schedule], workload: Workload, cluster: Cluster, seed: int | None) -> list[Trace]:
+def _simulated(plans: list[Schedule], workloads: list[Workload], cluster: Cluster, seed: int | None) -> list[Trace]:
     from rich.console import Console
     from rich.progress import track
 
     from sim.engine import simulate
 
     console = Console(stderr=True)
-    shown = track(plans, "simulating", console=console, transient=True, disable=not console.is_terminal)
-    return [simulate(plan, workload, cluster, seed) for plan in shown]
+    pairs = [*zip(plans, workloads, strict=True)]
+    shown = track(pairs, "simulating", console=console, transient=True, disable=not console.is_terminal)
+    return [simulate(plan, workload, cluster, seed) for plan, workload in shown]
+
+
+@app.command()
+def memory(
+    schedules: Sources,
+    cluster: Annotated[str | None, typer.Option(help="The machine, whose GPU says its memory and whose ranks.")] = None,
+    limit: Annotated[str | None, typer.Option("--memory", help='Of each GPU, as "24 GiB".')] = None,
+    steps: Steps = None,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    ranks: Annotated[int | None, typer.Option(help="Ranks; the cluster's, or 8, if not given.")] = None,
+    element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
+    channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
+) -> None:
+    """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
+    from sim.memory import Reserve, memory, most_images
+    from sim.models import load_model
+    from sim.show import memory_table
+    from sim.workload import Workload
+
+    limit_bytes, their_ranks = _memory_of(cluster, limit)
+    shape, named = load_model(model, pixels), sources(schedules)
+    workload = Workload(shape, ranks or their_ranks or 8, images)
+    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    reserve = Reserve(channels=channels)
+    found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
+    most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
+    print(*memory_table(found, _names(named, plans), limit_bytes, most), sep="\n")
+
+
+def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | None]:
+    """Bytes of a GPU, and ranks where a cluster says how many."""
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+
+    if cluster is None and limit is None:
+        raise ValueError("say how much memory a GPU has: --cluster with a GPU, or --memory")
+    if limit is not None and cluster is not None:
+        raise ValueError("--cluster and --memory both say how much memory a GPU has: give one of them")
+    if limit is not None:
+        return quantity("memory_bytes", limit), None
+    machine = Cluster.load(str(cluster))
+    if not isinstance(machine.compute, Gpu):
+        raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
+    return machine.compute.memory_bytes, machine.ranks
 
 
 # ---------------------------------------------------------------------------------------------- traces
