@@ -24,7 +24,7 @@ from simpy.events import Timeout
 
 from sim.cluster import Cluster, Host, Link
 from sim.collectives import burst_s
-from sim.cost import durations_s, launches, moving_parts
+from sim.cost import durations_s, extrapolated, launches, moving_parts
 from sim.fluid import Alone, Fluid, pass_on
 from sim.schedule import Schedule
 from sim.sharing import Sharing
@@ -53,6 +53,8 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
+    if notes := extrapolated(schedule, workload, cluster):
+        about["extrapolated"] = notes
     ages = np.array(schedule.staleness(), dtype=np.int64)
     gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
     return Trace(schedule, "simulated", reached, start, end, ages, about, attention_staleness=gathered)
@@ -75,7 +77,7 @@ class _Plan:
 
     def __init__(self, schedule: Schedule, workload: Workload, cluster: Cluster, noise: npt.ArrayLike) -> None:
         self.schedule = schedule
-        self.kernels = [1 if op.collective else launches(op, schedule, workload, cluster) for op in schedule.ops]
+        self.kernels = launches(schedule, workload, cluster)
         link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
         self.burst = [round(burst_s(op, schedule, link) * TICKS_PER_S) if op.collective else 0 for op in schedule.ops]
         self.latency = round(link.latency_s * TICKS_PER_S)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sim.output import whole_file
 from sim.schedule import Op, Schedule
+from sim.tables import CLOSED
 
 Array = npt.NDArray[np.float64]
 
@@ -24,7 +25,8 @@ class ModelShape:
     """A DiT-MoE: every block has attention and a mixture of experts (arXiv 2407.11633, feizc/DiT-MoE).
 
     A routed expert is SwiGLU of inner width mlp_ratio x hidden; the shared experts are one SwiGLU of inner width
-    shared_experts x hidden."""
+    shared_experts x hidden.  Other networks of experts differ in what stands below `qk_norm`; as DiT-MoE has it, if not
+    given."""
 
     name: str
     layers: int
@@ -39,22 +41,59 @@ class ModelShape:
     classes: int = 1000
     latent: int = 32  # side of the latent image: 32 for 256 px, 64 for 512 px
     qk_norm: bool = False
+    expert_width: int | None = None  # inner width of a routed expert (then mlp_ratio is not read)
+    shared_width: int | None = None  # inner width of all shared experts together
+    frames: int = 1  # of a video, in latent space
+    text_tokens: int = 0  # of a prompt, which go through every layer beside the image's
+    adaln: bool = True  # each block computes its modulation (else it adds a table to one of the whole network)
+    learn_sigma: bool = True  # twice as many channels come out
+    __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number above 0")
+            least = 0 if field.name in ("shared_experts", "text_tokens") else 1
+            given = "int" in str(field.type) and not (value is None and "None" in str(field.type))
+            if given and (type(value) is not int or value < least):
+                size = "from 0 up" if least == 0 else "above 0"
+                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number {size}")
+            if field.type == "bool" and type(value) is not bool:
+                raise ValueError(f"model {self.name}: {field.name}={value!r} should be true or false")
         for what, whole, part in [("hidden", self.hidden, self.heads), ("latent", self.latent, self.patch)]:
             if whole % part:
                 raise ValueError(f"model {self.name}: {what}={whole} is not divisible by {part}")
         if self.top_k > self.experts:
             raise ValueError(f"model {self.name}: top_k={self.top_k} of only {self.experts} experts")
+        if self.shared_width and not self.shared_experts:
+            raise ValueError(f"model {self.name}: shared_width={self.shared_width}, but shared_experts=0")
 
     @property
     def tokens(self) -> int:
-        """Tokens of one image."""
-        return (self.latent // self.patch) ** 2
+        """Tokens of one image (or video), with its text."""
+        return self.frames * (self.latent // self.patch) ** 2 + self.text_tokens
+
+    @property
+    def beyond_dit_moe(self) -> list[str]:
+        """Settings that no DiT-MoE has: realrun/model.py, which is one, must refuse them."""
+        plain = {each.name: each.default for each in fields(self)}
+        names = ("expert_width", "shared_width", "frames", "text_tokens", "adaln", "learn_sigma")
+        strange = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != plain[name]]
+        return strange + ([] if self.shared_experts else ["shared_experts=0"])
+
+    @property
+    def expert_inner(self) -> int:
+        """Inner width of a routed expert."""
+        return self.expert_width or self.mlp_ratio * self.hidden
+
+    @property
+    def shared_inner(self) -> int:
+        """Inner width of the shared experts."""
+        return self.shared_width or self.shared_experts * self.hidden
+
+    @property
+    def output_channels(self) -> int:
+        """Channels that the final layer computes."""
+        return (1 + self.learn_sigma) * self.channels
 
 
 _DIT_MOE = [("S", 12, 384, 6, 8), ("S-16E", 12, 384, 6, 16), ("B", 12, 768, 12, 8), ("L", 24, 1024, 16, 8)]
@@ -141,6 +180,8 @@ class Workload:
     images: int
     wire: str = "bfloat16"  # how elements travel: a key of WIRES
     routing: Routing | None = None  # None: balanced
+    dtype: str | None = None  # of compute on a Gpu: a key of sim.gpu.DTYPES; None: bf16 there
+    grouped: bool = False  # on a Gpu, a rank's experts run in one kernel; else one after the other
 
     def __post_init__(self) -> None:
         for name, most in [("ranks", 2**20), ("images", 2**20)]:
@@ -212,15 +253,25 @@ class Workload:
 
         [r, r] stays at home: all where experts are replicated.  `op` is any of D, E, C; its slots are those that the
         first op of its chain sends, its experts those of its piece."""
+        rows: Array = self._rows_of_experts(schedule, op).sum(axis=1)
+        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
+
+    def expert_rows(self, schedule: Schedule, op: Op) -> Array:
+        """Rows [rank, expert] that each expert computes in the E `op`, of those that the rank holds."""
+        rows = self._rows_of_experts(schedule, op)
+        found: Array = rows.sum(axis=0).T if schedule.sharded_experts else rows[:, :, 0]
+        return found
+
+    def _rows_of_experts(self, schedule: Schedule, op: Op) -> Array:
+        """Rows [src, expert of its home, home] of the chain of `op`; without sharded experts, home is src."""
         assert self.routing is not None, "call fits() first"
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
         by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert]
         homes = self.ranks if schedule.sharded_experts else 1
         per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
         held = per_home.shape[1] // schedule.pieces
-        mine = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
-        rows: Array = mine.sum(axis=1).astype(np.float64)
-        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
+        mine: Array = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
+        return mine.astype(np.float64)
 
     def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
         """Bytes [src, dst] that the collective `op` (D, C or K) brings from rank to rank; [r, r] stays at home.
@@ -243,4 +294,6 @@ class Workload:
         model = {k: str(v) for k, v in asdict(self.model).items() if k != "name"}
         routing = self.routing.source if self.routing else "balanced"
         return {"model": self.model.name, **{f"model.{k}": v for k, v in model.items()}, "ranks": str(self.ranks),
-                "images": str(self.images), "wire": self.wire, "routing": routing}  # fmt: skip
+                "images": str(self.images), "wire": self.wire, "routing": routing,
+                **({"dtype": self.dtype} if self.dtype else {}), **({"grouped": "yes"} if self.grouped else {}),
+                }  # fmt: skip
