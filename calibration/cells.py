@@ -16,9 +16,10 @@ from realrun.ranks import Ranks
 from realrun.run import Settings, run
 from sim.cluster import Cluster
 from sim.engine import simulate
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.workload import Routing, Workload
+from sim.workload import Workload
 
 SEEDS = range(15)  # noise of a prediction, of which the median is taken
 Key = tuple[str, float]  # schedule, link rate in bytes a second

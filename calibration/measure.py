@@ -19,10 +19,11 @@ from realrun.execute import RankRun
 from realrun.ranks import Ranks
 from realrun.run import Settings, routing_of
 from sim.cost import op_flops
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import sync
 from sim.units import readable
-from sim.workload import Routing, Workload
+from sim.workload import Workload
 
 Tell = Callable[[str], None]
 SHARES = (0.25, 0.5, 1.0, 1.5)  # sizes of transfers, over the workload's own

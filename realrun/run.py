@@ -19,9 +19,10 @@ from realrun.model import DiTMoE, load, random_state
 from realrun.pacing import pace
 from realrun.ranks import RankContext, Ranks
 from realrun.transport import GlooTransport
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.workload import ModelShape, Routing, Workload
+from sim.workload import ModelShape, Workload
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from sim.cluster import Cluster
     from sim.engine import simulate
     from sim.load import load_schedule
+    from sim.routing import Routing
     from sim.schedule import Op, Schedule, ScheduleError
     from sim.trace import Trace
-    from sim.workload import MODELS, ModelShape, Routing, Workload
+    from sim.workload import MODELS, ModelShape, Workload
 
 _HOMES = {
     "sim.cluster": ("Cluster",),
@@ -25,7 +26,8 @@ _HOMES = {
     "sim.load": ("load_schedule",),
     "sim.schedules": ("SCHEDULES",),
     "sim.trace": ("Trace",),
-    "sim.workload": ("MODELS", "ModelShape", "Routing", "Workload"),
+    "sim.routing": ("Routing",),
+    "sim.workload": ("MODELS", "ModelShape", "Workload"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [

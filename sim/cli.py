@@ -19,6 +19,7 @@ import typer
 from sim.load import load_schedule, only, sources
 from sim.schedule import Schedule
 from sim.terminal import run_app
+from sim.units import quantity
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
@@ -42,6 +43,9 @@ Sources = Annotated[
 ]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
+ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
+Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
+Images = Annotated[int, typer.Option(help="Images on each rank.")]
 Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
 Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
 
@@ -101,9 +105,9 @@ def simulate(
         str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
     ],
     steps: Steps = None,
-    model: Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")] = "XL",
-    pixels: Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")] = None,
-    images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
@@ -122,8 +126,9 @@ def simulate(
     The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
     from sim.models import load_model
+    from sim.routing import Routing
     from sim.show import comparison_table, kinds_table
-    from sim.workload import Routing, Workload
+    from sim.workload import Workload
 
     shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
@@ -168,6 +173,52 @@ def _simulated(plans: list[Schedule], workload: Workload, cluster: Cluster, seed
     console = Console(stderr=True)
     shown = track(plans, "simulating", console=console, transient=True, disable=not console.is_terminal)
     return [simulate(plan, workload, cluster, seed) for plan in shown]
+
+
+@app.command()
+def memory(
+    schedules: Sources,
+    cluster: Annotated[str | None, typer.Option(help="The machine, whose GPU says its memory and whose ranks.")] = None,
+    limit: Annotated[str | None, typer.Option("--memory", help='Of each GPU, as "24 GiB".')] = None,
+    steps: Steps = None,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    ranks: Annotated[int | None, typer.Option(help="Ranks; the cluster's, or 8, if not given.")] = None,
+    element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
+    channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
+) -> None:
+    """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
+    from sim.memory import Reserve, memory, most_images
+    from sim.models import load_model
+    from sim.show import memory_table
+    from sim.workload import Workload
+
+    limit_bytes, their_ranks = _memory_of(cluster, limit)
+    shape, named = load_model(model, pixels), sources(schedules)
+    workload = Workload(shape, ranks or their_ranks or 8, images)
+    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    reserve = Reserve(channels=channels)
+    found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
+    most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
+    print(*memory_table(found, _names(named, plans), limit_bytes, most), sep="\n")
+
+
+def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | None]:
+    """Bytes of a GPU, and ranks where a cluster says how many."""
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+
+    if cluster is None and limit is None:
+        raise ValueError("say how much memory a GPU has: --cluster with a GPU, or --memory")
+    if limit is not None and cluster is not None:
+        raise ValueError("--cluster and --memory both say how much memory a GPU has: give one of them")
+    if limit is not None:
+        return quantity("memory_bytes", limit), None
+    machine = Cluster.load(str(cluster))
+    if not isinstance(machine.compute, Gpu):
+        raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
+    return machine.compute.memory_bytes, machine.ranks
 
 
 # ---------------------------------------------------------------------------------------------- traces

@@ -55,9 +55,10 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
     if notes := extrapolated(schedule, workload, cluster):
         about["extrapolated"] = notes
-    ages = np.array(schedule.staleness(), dtype=np.int64)
+    played = workload.replay
+    oldest = played.staleness if played else np.array(schedule.staleness(), dtype=np.int64)
     gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
-    return Trace(schedule, "simulated", reached, start, end, ages, about, attention_staleness=gathered)
+    return Trace(schedule, "simulated", reached, start, end, oldest, about, played.ages if played else None, gathered)
 
 
 def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:

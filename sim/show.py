@@ -13,6 +13,7 @@ from sim.schedule import KINDS
 from sim.units import readable
 
 if TYPE_CHECKING:
+    from sim.memory import Memory
     from sim.trace import Trace
 
 
@@ -59,6 +60,23 @@ def kinds_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     every = dict.fromkeys(kind for table in tables for kind in table)
     rows = [[kind_name(kind), *(_time(table.get(kind)) for table in tables)] for kind in every]
     return grid(["op", *names], rows)
+
+
+def memory_table(
+    memories: Sequence[Memory], names: Sequence[str], memory_bytes: float, most: Sequence[int]
+) -> list[str]:
+    """Table with a line a category: GB on the fullest rank; then the peak, whether it fits, and the most images."""
+    every = dict.fromkeys(what for memory in memories for what in memory.bytes_of)
+    rows = [[what, *(_gigabytes(memory.bytes_of.get(what, 0.0)) for memory in memories)] for what in every]
+    rows.append(["peak", *(_gigabytes(memory.peak_bytes) for memory in memories)])
+    rows.append(["at op, on rank", *(f"{memory.at}, {memory.rank}" for memory in memories)])
+    rows.append(["fits", *("yes" if memory.fits(memory_bytes) else "NO" for memory in memories)])
+    rows.append(["most images a rank", *(str(images) for images in most)])
+    return grid([f"GB of {_gigabytes(memory_bytes)}", *names], rows)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
 
 
 def kind_name(kind: str) -> str:

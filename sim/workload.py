@@ -1,19 +1,19 @@
 """A workload: what every rank has to compute and send, as shapes and token counts.
 
-A ModelShape is the network (DiT-MoE's table is in `MODELS`), a Routing says how many tokens go to which expert, and a
-Workload adds images, ranks and element sizes.  It knows bytes and FLOPs; it refuses to know seconds."""
+A ModelShape is the network (DiT-MoE's table is in `MODELS`); a Workload adds images, ranks, how rows travel, and which
+tokens go where (sim/routing.py).  It knows bytes and rows; it refuses to know seconds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import is_zipfile
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.output import whole_file
+from sim.replay import Replay, replay
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
 from sim.tables import CLOSED
 
@@ -124,50 +124,6 @@ WIRES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Routing:
-    """Token counts of a run.  counts [step, layer, part, slot, src, expert]: how many of a micro-batch's tokens on
-    rank src have `expert` as their slot-th best.  An axis of length 1 for step or layer serves every step or layer."""
-
-    counts: npt.NDArray[Any]
-    source: str = "recorded"
-
-    def __post_init__(self) -> None:
-        if self.counts.ndim != 6:
-            shape = self.counts.shape
-            raise ValueError(f"routing counts should be [step, layer, part, slot, src, expert], not of shape {shape}")
-        if not (np.isfinite(self.counts) & (self.counts >= 0)).all():
-            raise ValueError("routing counts should be finite and not negative")
-
-    @staticmethod
-    def balanced(model: ModelShape, ranks: int, tokens: int, parts: int = 1) -> Routing:
-        """Every expert gets the same share of every slot of the `tokens` of a rank."""
-        counts = np.full((1, 1, parts, model.top_k, ranks, model.experts), tokens / parts / model.experts)
-        return Routing(counts, "balanced")
-
-    def at(self, step: int, layer: int, part: int) -> Array:
-        """counts [slot, src, expert] of one chain."""
-        steps, layers = self.counts.shape[:2]
-        counts: Array = self.counts[step if steps > 1 else 0, layer if layers > 1 else 0, part]
-        return counts
-
-    def save(self, path: Path | str) -> None:
-        """Writes an .npz that `load` reads."""
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez_compressed(file, counts=self.counts, source=np.array(self.source))
-
-    @staticmethod
-    def load(path: Path | str) -> Routing:
-        """Reads what `save` wrote.  Raises ValueError with the path if something else wrote it."""
-        with open(path, "rb") as file:
-            if not is_zipfile(file):
-                raise ValueError(f"{path}: not an .npz file")
-        with np.load(path, allow_pickle=False) as data:
-            if missing := {"counts", "source"} - {*data.files}:
-                raise ValueError(f"{path}: lacks {' and '.join(sorted(missing))}; it has {', '.join(data.files)}")
-            return Routing(data["counts"], str(data["source"]))
-
-
 @dataclass(frozen=True)
 class Workload:
     """What each of `ranks` ranks works on: `images` of its own (so 2 x images x tokens rows: both guidance halves go
@@ -182,6 +138,7 @@ class Workload:
     routing: Routing | None = None  # None: balanced
     dtype: str | None = None  # of compute on a Gpu: a key of sim.gpu.DTYPES; None: bf16 there
     grouped: bool = False  # on a Gpu, a rank's experts run in one kernel; else one after the other
+    replay: Replay | None = None  # what a policy made of the routing; `fits` says
 
     def __post_init__(self) -> None:
         for name, most in [("ranks", 2**20), ("images", 2**20)]:
@@ -218,17 +175,23 @@ class Workload:
                     f"schedule {schedule.name} has {key}={getattr(schedule, key)}, "
                     f"but model {model.name} has {key}={getattr(model, key)}"
                 )
-        routing = self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)
+        routing = (self.routing or Routing.balanced(model, self.ranks, self.tokens, parts)).cut(parts)
         shape = routing.counts.shape
         want = (schedule.steps, model.layers, parts, model.top_k, self.ranks, model.experts)
-        if any(n != w and (n != 1 or axis > 1) for axis, (n, w) in enumerate(zip(shape, want, strict=True))):
+        if any(
+            n != w and (n != 1 or axis not in (0, 1, 4)) for axis, (n, w) in enumerate(zip(shape, want, strict=True))
+        ):
             raise ValueError(f"routing {routing.source} has shape {shape}; schedule and model need {want}")
         if not np.allclose(tokens := routing.counts.sum(axis=-1), self.tokens / parts):
             raise ValueError(
                 f"routing {routing.source} routes {tokens.min():g} to {tokens.max():g} tokens of a rank; "
                 f"{self.images} images in {parts} micro-batches have {self.tokens / parts:g}"
             )
-        return replace(self, routing=routing)
+        if schedule.policy is None:
+            return replace(self, routing=routing)
+        numbers = np.stack([self.token_numbers(schedule, rank) for rank in range(self.ranks)])
+        played = replay(schedule, routing, numbers)
+        return replace(self, routing=Routing(played.travelling, routing.source), replay=played)
 
     def _check_shares(self, schedule: Schedule) -> None:
         """Raises ValueError if experts, tokens or images cannot be shared out evenly as `schedule` wants."""
@@ -248,12 +211,24 @@ class Workload:
             parts = schedule.micro_batches
             raise ValueError(f"{images} rows of images (with guidance) do not divide into {parts} micro-batches")
 
-    def rows(self, schedule: Schedule, op: Op) -> Array:
+    def token_numbers(self, schedule: Schedule, rank: int) -> npt.NDArray[np.int64]:
+        """[token] of `rank`, in the order of its forward: numbers that tell a token from every other of the run.
+
+        They do not depend on how the images are shared out: 2 x T a image, its conditional half first."""
+        tokens, ranks = self.model.tokens, self.ranks
+        images = range(self.images * ranks) if schedule.sharded_patches else range(self.images)
+        first = 0 if schedule.sharded_patches else rank * self.images
+        mine = np.array_split(np.arange(tokens), ranks)[rank] if schedule.sharded_patches else np.arange(tokens)
+        halves = [(first + image) * 2 * tokens + half * tokens for half in (0, 1) for image in images]
+        numbers: npt.NDArray[np.int64] = (np.array(halves)[:, None] + mine).ravel()
+        return numbers
+
+    def rows(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
         """Rows [src, dst] that a dispatch carries (or its experts compute, or its combine carries back: transposed).
 
         [r, r] stays at home: all where experts are replicated.  `op` is any of D, E, C; its slots are those that the
-        first op of its chain sends, its experts those of its piece."""
-        rows: Array = self._rows_of_experts(schedule, op).sum(axis=1)
+        first op of its chain sends (or of these `slots`), its experts those of its piece."""
+        rows: Array = self._rows_of_experts(schedule, op, slots).sum(axis=1)
         return rows if schedule.sharded_experts else np.diag(rows[:, 0])
 
     def expert_rows(self, schedule: Schedule, op: Op) -> Array:
@@ -262,11 +237,12 @@ class Workload:
         found: Array = rows.sum(axis=0).T if schedule.sharded_experts else rows[:, :, 0]
         return found
 
-    def _rows_of_experts(self, schedule: Schedule, op: Op) -> Array:
+    def _rows_of_experts(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
         """Rows [src, expert of its home, home] of the chain of `op`; without sharded experts, home is src."""
         assert self.routing is not None, "call fits() first"
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
-        by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert]
+        by_expert = counts[list(slots or schedule.chain_slots(op))].sum(axis=0)
+        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts))  # [src, expert]
         homes = self.ranks if schedule.sharded_experts else 1
         per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
         held = per_home.shape[1] // schedule.pieces

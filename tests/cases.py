@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
 from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
 from sim.schedules import SCHEDULES
-from sim.workload import ModelShape, Routing, Workload
+from sim.workload import ModelShape, Workload
 
 TWO_MICRO_BATCHES = """
 # The second half's experts run while the first half's outputs travel.

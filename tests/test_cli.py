@@ -23,12 +23,13 @@ from sim.compose import Settings
 from sim.describe import describe, staleness_lines
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.show import folded, trace_labels
 from sim.trace import Trace
 from sim.units import readable
-from sim.workload import MODELS, Routing, Workload
+from sim.workload import MODELS, Workload
 
 GOLDEN = Path(__file__).parent / "golden"
 Run = Callable[..., tuple[int, str, str]]

@@ -18,9 +18,10 @@ from sim.cost import durations_s
 from sim.engine import simulate
 from sim.fluid import Fluid
 from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.workload import Routing, Workload
+from sim.workload import Workload
 
 Ticks = npt.NDArray[np.int64]
 SEEDS, RANKS = st.integers(0, 99), st.sampled_from([1, 2, 4])

@@ -17,8 +17,10 @@ NEVER = {
     "realrun": ("calibration", "notebooks", "tests"),
     "calibration": ("notebooks", "tests"),
 }
-NOUNS = ("sim.op", "sim.policy", "sim.schedule", "sim.schedules", "sim.load", "sim.workload", "sim.trace")  # all that
-TOOLS = ("sim.units", "sim.output", "sim.terminal")  # realrun may know, beside what a command line needs
+NOUNS = tuple(  # all that realrun may know of sim, beside what a command line needs
+    f"sim.{noun}" for noun in ("op", "policy", "schedule", "schedules", "load", "routing", "workload", "trace")
+)
+TOOLS = ("sim.units", "sim.output", "sim.terminal")
 
 
 def imports(code: str, package: str) -> Iterator[str]:

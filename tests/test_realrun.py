@@ -22,10 +22,11 @@ from realrun.transport import GlooTransport, Pending
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.trace import Trace
-from sim.workload import ModelShape, Routing, Workload
+from sim.workload import ModelShape, Workload
 
 SHAPE = ModelShape("tiny", layers=3, hidden=16, heads=2, experts=8, classes=10, latent=8)
 SETTINGS = Settings(seed=3, dtype="float64", keep_velocity=True)

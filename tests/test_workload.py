@@ -12,9 +12,10 @@ from cases import BY_HAND, anything, model, skewed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
 from sim.schedules import sync
-from sim.workload import MODELS, Routing, Workload
+from sim.workload import MODELS, Workload
 
 RANKS = st.sampled_from([1, 2, 4, 8])
 
