@@ -54,7 +54,7 @@ def realrun(
     seed: Annotated[int, typer.Option(help="Of noise, labels and weights.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
-    routing: Annotated[Path | None, typer.Option(help="Write the token counts here (.npz), for a simulation.")] = None,
+    routing: Annotated[Path | None, typer.Option(help="Write experts and scores of every token here (.npz).")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also compare with one process without communication.")
     ] = False,
@@ -69,7 +69,7 @@ def realrun(
         if path is not None:
             refuse_unwritable(path)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    settings = Settings(seed, dtype, link_bytes_per_s=rate)
+    settings = Settings(seed, dtype, link_bytes_per_s=rate, keep_scores=routing is not None)
     world = _world(ranks)
     workload = Workload(MODELS[model], world, images, dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)

@@ -69,8 +69,9 @@ class RankRun:
 
     spans_s: list[tuple[float, float]]  # [op]: began (a collective: this rank was ready for it), ended
     staleness: Tensor  # [step, layer, slot] int64, the oldest micro-batch's
-    experts: dict[str, Tensor]  # "A3.1" -> [N, K] the experts of every token, best first
+    experts: dict[str, Tensor]  # "A3.1" -> [N, K] int16, the experts of every token, best first
     final_BCHW: Tensor
+    scores: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] their router scores; if asked for
     velocity: list[Tensor] = field(default_factory=list)  # [step] [2B, C, H, W], before guidance; if asked for
 
 
@@ -83,22 +84,24 @@ def execute(
     *,
     guidance: float = 1.5,
     keep_velocity: bool = False,
+    keep_scores: bool = False,
 ) -> RankRun:
     """Samples from noise z [B, C, H, W] and labels y [B] by rectified flow: Euler steps z <- z - v / steps.
 
     Both guidance halves go through the network in one forward, [conditional ; unconditional].  All ranks must call
     this with the same schedule.  Raises TransferError, which names op and rank, if a peer fails."""
     with torch.inference_mode():
-        return _Executor(schedule.check(), model, transport, z_BCHW, y_B, guidance, keep_velocity).run()
+        return _Executor(schedule.check(), model, transport, z_BCHW, y_B, guidance, keep_velocity, keep_scores).run()
 
 
 class _Executor:
     """State of one run on one rank: the image so far, and the results that a later op will use."""
 
     def __init__(self, schedule: Schedule, model: DiTMoE, transport: Transport, z: Tensor, y: Tensor,
-                 guidance: float, keep_velocity: bool) -> None:  # fmt: skip
+                 guidance: float, keep_velocity: bool, keep_scores: bool) -> None:  # fmt: skip
         self.schedule, self.model, self.transport = schedule, model, transport
-        self.z_BCHW, self.guidance, self.keep_velocity = z, guidance, keep_velocity
+        self.z_BCHW, self.guidance = z, guidance
+        self.keep_velocity, self.keep_scores = keep_velocity, keep_scores
         self.y_2B = torch.cat([y, torch.full_like(y, model.shape.classes)])
         self.results: dict[str, Any] = {}
         ages = torch.full((schedule.steps, schedule.layers, schedule.top_k), -1, dtype=torch.int64)
@@ -151,7 +154,9 @@ class _Executor:
         x_BTD, h_BTD, gate_BD = block.attend(*residual)
         h_ND = h_BTD.flatten(0, 1)
         idx_NK, weight_NK = block.moe.route(h_ND)
-        self.report.experts[op.name] = idx_NK
+        self.report.experts[op.name] = idx_NK.to(torch.int16)
+        if self.keep_scores:
+            self.report.scores[op.name] = weight_NK.float()
         slots = self.schedule.chain_slots(op)
         packed = pack(h_ND, idx_NK, slots, self.transport.world, self.model.shape.experts) if slots else None
         return Attended(x_BTD, residual.c_BD, gate_BD, h_ND, weight_NK, packed)

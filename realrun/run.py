@@ -8,8 +8,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,7 +21,8 @@ from realrun.model import DiTMoE, load, random_state
 from realrun.pacing import pace
 from realrun.ranks import RankContext, Ranks
 from realrun.transport import GlooTransport
-from sim.routing import Routing
+from sim.op import Op
+from sim.routing import Records, Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import ModelShape, Workload
@@ -36,6 +39,7 @@ class Settings:
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
+    keep_scores: bool = False  # of the router, in the Run's routing: 4 bytes a token, layer, step and slot
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -53,7 +57,7 @@ class Run:
     trace: Trace
     final: Tensor  # [rank, image, C, H, W] latents
     velocity: Tensor | None  # [rank, step, 2 x image, C, H, W], conditional half first; None unless kept
-    routing: Routing  # the token counts, as a simulation's workload reads them
+    routing: Routing  # of every token, as a simulation's workload reads it
 
 
 def run(
@@ -144,7 +148,7 @@ def execute_rank(
     with GlooTransport(context) as transport:
         return execute(
             schedule, model, transport, noise, labels,
-            guidance=settings.guidance, keep_velocity=settings.keep_velocity,
+            guidance=settings.guidance, keep_velocity=settings.keep_velocity, keep_scores=settings.keep_scores,
         )  # fmt: skip
 
 
@@ -177,14 +181,20 @@ def _about(settings: Settings) -> dict[str, str]:
 
 
 def routing_of(schedule: Schedule, workload: Workload, reports: list[RankRun]) -> Routing:
-    """Tokens by expert, counts [step, layer, part, slot, src, expert]."""
-    experts, top_k = workload.model.experts, schedule.top_k
-    shape = (schedule.steps, schedule.layers, schedule.micro_batches, top_k, len(reports), experts)
-    counts = np.zeros(shape, dtype=np.int64)
-    for op in schedule.ops:
-        if op.kind == "A":
-            part = schedule.parts.index(op.part)
-            for rank, report in enumerate(reports):
-                for slot, chosen in enumerate(report.experts[op.name].unbind(1)):
-                    counts[op.step, op.layer, part, slot, rank] = torch.bincount(chosen, minlength=experts).numpy()
-    return Routing(counts)
+    """The experts of every token, and their scores if all reports kept them."""
+    experts = _by_token(schedule, [report.experts for report in reports])
+    kept = all(report.scores for report in reports)
+    scores = _by_token(schedule, [report.scores for report in reports]) if kept else None
+    small: npt.NDArray[Any] = experts.astype(np.uint8 if workload.model.experts <= 256 else np.uint16)
+    return Routing.of(Records(small, scores, workload.model.experts, experts.shape[3]), schedule.micro_batches)
+
+
+def _by_token(schedule: Schedule, made: list[dict[str, Tensor]]) -> npt.NDArray[Any]:
+    """[step, layer, src, token, slot] of what each rank's attentions made, [token of a micro-batch, slot] by name."""
+    rows = [
+        np.concatenate([mine[Op("A", step, layer, part).name].numpy() for part in schedule.parts])
+        for step in range(schedule.steps)
+        for layer in range(schedule.layers)
+        for mine in made
+    ]
+    return np.stack(rows).reshape(schedule.steps, schedule.layers, len(made), *rows[0].shape)

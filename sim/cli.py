@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +44,10 @@ Sources = Annotated[
 ]
 Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
+ClusterName = Annotated[
+    str, typer.Option("--cluster", help="The machine: a YAML file, or a name as 8x-h100; any other word lists them.")
+]
+Wire = Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")]
 ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
 Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(help="Images on each rank.")]
@@ -101,16 +106,21 @@ def check(
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[
-        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
-    ],
+    cluster: ClusterName,
     steps: Steps = None,
     model: ModelName = "XL",
     pixels: Pixels = None,
     images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
-    wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
-    routing: Annotated[Path | None, typer.Option(help="Recorded token counts (.npz); balanced without.")] = None,
+    wire: Wire = "bfloat16",
+    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    imbalance: Annotated[
+        float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
+    ] = None,
+    routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
@@ -133,18 +143,38 @@ def simulate(
     shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
-    counts = None if routing is None else Routing.load(routing)
-    workload = Workload(shape, machine.ranks, images, wire, counts, dtype, grouped)
+    recorded = None if routing is None else Routing.load(routing)
+    workload = Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped)
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = _names(named, plans)
+    workloads = _routed(plans, workload, imbalance, keep, routing_seed)
     outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
     outputs.check()
-    traces = _simulated(plans, workload, machine, seed)
+    traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
     for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
         print(f"extrapolated: {note}", file=sys.stderr)
+
+
+def _routed(
+    plans: list[Schedule], workload: Workload, imbalance: float | None, keep: float | None, seed: int | None
+) -> list[Workload]:
+    """What each plan works on: `workload`, with modelled routing if any of it is given."""
+    from sim.routing import Routing
+
+    given = {"--imbalance": imbalance, "--keep": keep, "--routing-seed": seed}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    if not options:
+        return [workload] * len(plans)
+    if workload.routing is not None:
+        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
+    if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
+        raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
+    skew, often = (1.0 if value is None else value for value in (imbalance, keep))
+    modelled = partial(Routing.skewed, workload.model, workload.ranks, workload.tokens, seed=seed or 0)
+    return [replace(workload, routing=modelled(plan.steps, imbalance=skew, keep=often)) for plan in plans]
 
 
 def _names(named: list[str], plans: list[Schedule]) -> list[str]:
@@ -164,15 +194,46 @@ def _saved(template: str | None, names: list[str]) -> list[Path]:
     return [Path(template.replace("{}", name)) for name in names]
 
 
-def _simulated(plans: list[Schedule], workload: Workload, cluster: Cluster, seed: int | None) -> list[Trace]:
+def _simulated(plans: list[Schedule], workloads: list[Workload], cluster: Cluster, seed: int | None) -> list[Trace]:
     from rich.console import Console
     from rich.progress import track
 
     from sim.engine import simulate
 
     console = Console(stderr=True)
-    shown = track(plans, "simulating", console=console, transient=True, disable=not console.is_terminal)
-    return [simulate(plan, workload, cluster, seed) for plan in shown]
+    pairs = [*zip(plans, workloads, strict=True)]
+    shown = track(pairs, "simulating", console=console, transient=True, disable=not console.is_terminal)
+    return [simulate(plan, workload, cluster, seed) for plan, workload in shown]
+
+
+@app.command()
+def rivals(
+    schedules: Sources,
+    cluster: ClusterName,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    wire: Wire = "bfloat16",
+) -> None:
+    """Hold stale schedules against what needs no staleness: exact overlap, caching, fewer bytes, fewer steps, no
+    communication at all."""
+    from rich.console import Console
+
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+    from sim.models import load_model
+    from sim.rivals import rivals
+    from sim.show import rivals_table
+    from sim.workload import Workload
+
+    machine = Cluster.load(cluster)
+    workload = Workload(load_model(model, pixels), machine.ranks, images, wire)
+    console = Console(stderr=True)
+    with console.status("simulating") as status:
+        found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))
+    limit = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
+    print(*rivals_table(found, limit), sep="\n")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from sim.units import readable
 
 if TYPE_CHECKING:
     from sim.memory import Memory
+    from sim.rivals import Rival
     from sim.trace import Trace
 
 
@@ -77,6 +78,21 @@ def memory_table(
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.2f}"
+
+
+def rivals_table(rivals: Sequence[Rival], memory_bytes: float | None) -> list[str]:
+    """Table with a line a rival, against the first; memory is that of the fullest rank."""
+    base = rivals[0].trace.makespan_s
+    head = ["\nschedule", "\nsort", "\nsteps", "\nmakespan", "\nspeed-up", "oldest\nage", "mean\nage", "peak\nGB"]
+    rows = []
+    for rival in rivals:
+        trace = rival.trace
+        rows.append([rival.name, rival.why, str(trace.schedule.steps), readable("_s", trace.makespan_s),
+                     f"{base / trace.makespan_s:.2f}", str(trace.staleness.max()), f"{rival.mean_age:.2f}",
+                     _gigabytes(rival.memory.peak_bytes)])  # fmt: skip
+        if memory_bytes is not None and not rival.memory.fits(memory_bytes):
+            rows[-1][-1] += " does not fit"
+    return grid(head, rows)
 
 
 def kind_name(kind: str) -> str:

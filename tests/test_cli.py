@@ -280,6 +280,17 @@ def test_ranks_images_wire_and_routing_reach_the_simulation(run: Run) -> None:
     assert Trace.load("sync.trace").ranks == 4
 
 
+def test_modelled_routing_reaches_the_simulation(run: Run) -> None:
+    shape, tokens = MODELS["S"], 2 * 2 * 256
+    for options, wanted in [("--imbalance 1.5", {"imbalance": 1.5}),
+                              ("--imbalance 1.5 --keep 0.8 --routing-seed 4",
+                               {"imbalance": 1.5, "keep": 0.8, "seed": 4})]:  # fmt: skip
+        assert run(f"{BASE} {options} --save {{}}.trace")[0] == 0
+        routing = Routing.skewed(shape, 2, tokens, 4, **wanted)
+        assert str(Trace.load("sync.trace")) == str(simulated("sync", routing=routing))
+        assert Trace.load("sync.trace").about["routing"].startswith("modelled: imbalance 1.5, keep")
+
+
 def test_a_seed_draws_jitter(run: Run) -> None:
     cluster(jitter={"A": 0.1}).save("c.yaml")
     outs = [run(f"{BASE} {seed}")[1] for seed in ("", "--seed 1", "--seed 1", "--seed 2")]
@@ -373,6 +384,11 @@ BAD = {
     f"{ONE} --routing nope.npz": "nope.npz: No such file",
     f"{ONE} --routing binary": "binary: not an .npz file",
     f"{ONE} --routing other.npz": "other.npz: lacks counts and source; it has a",
+    f"{ONE} --imbalance 9": "imbalance=9 should be 1 (balanced) to less than 4",
+    f"{ONE} --imbalance 1": "--imbalance without effect: at --imbalance 1, tokens matter only to schedules with a",
+    f"{ONE} --keep 0.9": "--keep without effect",
+    f"{ONE} --routing-seed 1": "--routing-seed without effect",
+    f"{ONE} --routing counts.npz --imbalance 2": "--imbalance cannot change a recorded --routing",
     f"{ONE} --trace no/a.json": "no/a.json: its directory does not exist",
     f"{ONE} --trace .": ".: is not a regular file",
     f"{ONE} --trace /dev/null": "/dev/null: is not a regular file",
@@ -398,6 +414,7 @@ def test_bad_input_is_named_and_nothing_is_written(line: str, run: Run) -> None:
     mine()
     Path("binary").write_bytes(bytes(range(255, 0, -1)))
     np.savez("other.npz", a=1)
+    Routing(np.full((1, 1, 1, 2, 2, 8), 128)).save("counts.npz")
     if "good.trace" in line:
         simulated("sync").save("good.trace")
     before = {path: path.read_bytes() for path in Path().iterdir()}

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,30 @@ def test_recorded_routing_counts_every_token_of_every_slot(ranks: Ranks) -> None
     made, workload = one_run(load_schedule("interweaved", 5, 3), ranks)
     assert (made.routing.counts.sum(axis=-1) == workload.tokens).all()
     assert made.routing.counts.std() > 0, "a router that spreads tokens evenly was not asked"
+    assert made.routing.scores is None, "they were not asked for"
+
+
+def test_recorded_tokens_are_in_the_order_of_the_forward(ranks: Ranks) -> None:
+    """Before anything stale is added, micro-batches route as the whole batch does, and experts follow the labels."""
+    settings = replace(SETTINGS, keep_scores=True)
+    whole, halves = load_schedule("sync", 2, 2), Schedule.parse(MICRO_BATCHES).check()
+    workload = Workload(shape_for(halves), ranks.world, images=2, wire="float64")
+    one, two = (run(schedule, workload, ranks, settings).routing for schedule in (whole, halves))
+    assert one.experts is not None
+    assert two.experts is not None
+    assert one.scores is not None
+    assert two.scores is not None
+    assert one.experts.shape == (2, 2, ranks.world, workload.tokens, 2)
+    np.testing.assert_array_equal(one.experts[0], two.experts[0])
+    np.testing.assert_allclose(one.scores[0], two.scores[0], rtol=1e-5)
+    np.testing.assert_array_equal(one.cut(2).counts[0], two.counts[0])
+    model = build_model(workload.model, range(8), SETTINGS)
+    for rank in range(ranks.world):
+        noise, labels = inputs(workload.model, range(2 * rank, 2 * rank + 2), SETTINGS)
+        x, c = model.embed(noise.repeat(2, 1, 1, 1), 1.0, torch.cat([labels, torch.full_like(labels, 10)]))
+        idx_NK, weight_NK = model.block(0).moe.route(model.block(0).attend(x, c)[1].flatten(0, 1))
+        np.testing.assert_array_equal(one.experts[0, 0, rank], idx_NK.detach().numpy())
+        np.testing.assert_allclose(one.scores[0, 0, rank], weight_NK.detach().numpy(), rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------ faults
@@ -156,7 +181,10 @@ def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.Capt
     assert "step by step 0 1 1" in said
     assert float(said.split("without communication:")[1]) < 1e-10
     assert Trace.load(trace).origin == "measured"
-    assert Routing.load(routing).counts.shape == (3, 4, 1, 2, 2, 8)
+    loaded = Routing.load(routing)
+    assert loaded.counts.shape == (3, 4, 1, 2, 2, 8)
+    assert loaded.scores is not None
+    assert loaded.scores.shape == (3, 4, 2, 128, 2)
 
 
 @pytest.mark.parametrize(
