@@ -149,6 +149,8 @@ class DiTMoE(nn.Module):
         strangers = [e for e in local_experts if not 0 <= e < shape.experts]
         if strangers:
             raise ValueError(f"model {shape.name} has experts 0 to {shape.experts - 1}, not {strangers}")
+        if shape.beyond_dit_moe:
+            raise ValueError(f"model {shape.name} is no DiT-MoE: {', '.join(shape.beyond_dit_moe)}")
         self.shape = shape
         hidden, patch = shape.hidden, shape.patch
         with torch.device("meta"):

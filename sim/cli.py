@@ -6,6 +6,7 @@ SimPy, NumPy and matplotlib are imported by the commands that use them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,9 +98,12 @@ def check(
 @app.command()
 def simulate(
     schedules: Sources,
-    cluster: Annotated[Path, typer.Option(help="The machine, as YAML.")],
+    cluster: Annotated[
+        str, typer.Option(help="The machine: a YAML file, or a name such as 8x-h100; any other lists them.")
+    ],
     steps: Steps = None,
-    model: Annotated[str, typer.Option(help="The network, such as S or XL; any other word lists them all.")] = "XL",
+    model: Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")] = "XL",
+    pixels: Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")] = None,
     images: Annotated[int, typer.Option(help="Images on each rank.")] = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Annotated[str, typer.Option(help="How rows travel, as int8; any other word lists all ways.")] = "bfloat16",
@@ -111,6 +115,8 @@ def simulate(
         float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
     ] = None,
     routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
+    grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
     save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
@@ -123,16 +129,16 @@ def simulate(
 
     The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
     from sim.cluster import Cluster
+    from sim.models import load_model
     from sim.routing import Routing
     from sim.show import comparison_table, kinds_table
-    from sim.workload import MODELS, Workload
+    from sim.workload import Workload
 
-    if model not in MODELS:
-        raise ValueError(f"unknown model {model!r}; the models are {', '.join(MODELS)}")
+    shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     recorded = None if routing is None else Routing.load(routing)
-    workload = Workload(MODELS[model], machine.ranks, images, wire, recorded)
+    workload = Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped)
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = _names(named, plans)
@@ -142,6 +148,8 @@ def simulate(
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
+    for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
+        print(f"extrapolated: {note}", file=sys.stderr)
 
 
 def _routed(

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+import numpy as np
 
+from sim.fabric import Fabric
+from sim.gpu import Gpu, gpu_table, value_errors
+from sim.network import Network, Resource, Route, network_problems
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
-from sim.units import quantity, units_of
+from sim.tables import CLOSED, in_si, numbers, read_table, readable, table, table_text
 
 COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in (*COLLECTIVES, "Q"))
 _ALSO = ("Q",)  # of schedules with sharded patches only; without a rate of its own it has that of A (sim/cost.py)
-_CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
+_PRESETS = Path(__file__).parent / "clusters"
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Rate:
 
     fixed_s: float
     flops_per_s: float
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
 
 @dataclass(frozen=True)
@@ -47,20 +51,22 @@ class Link:
     counts_s: float = 0.0
     burst_bytes: float = 0.0
     buffered: bool = False
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
 
 @dataclass(frozen=True)
 class Host:
     """The thread that issues ops: launch_s for a compute op, collective_s for a collective, which its stream notices
     wake_s later.  A synchronous host computes itself, as a CPU does: it issues the next op when a compute op has ended;
-    any other runs ahead."""
+    any other runs ahead.  Streams without priority start a collective when the kernel that runs on its rank has ended,
+    since that holds the multiprocessors."""
 
     launch_s: float = 0.0
     collective_s: float = 0.0
     wake_s: float = 0.0
     synchronous: bool = False
-    __pydantic_config__ = _CLOSED
+    priority: bool = True
+    __pydantic_config__ = CLOSED
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,32 @@ class Interference:
     """Slow-down on one rank while both streams are busy: work done alone in 1 s takes 1 + factor.
 
     compute[kind]: of a compute op while a collective is under way; communication: of a collective while any of its
-    ranks computes.  0 everywhere: first-in first-out, to the last bit."""
+    ranks computes.  0 everywhere: first-in first-out, to the last bit.
+
+    Instead of factors by kind, `multiprocessors`: the share of them that communication takes while it is under way; a
+    kind without a factor takes 1 / (1 - share) times as long.  rate_at {share: of the full rate} says what that share
+    brings (between points a straight line): links then carry no more, alone or not."""
 
     compute: Mapping[str, float] = field(default_factory=dict)
     communication: float = 0.0
-    __pydantic_config__ = _CLOSED
+    multiprocessors: float = 0.0
+    rate_at: Mapping[float, float] = field(default_factory=dict)
+    __pydantic_config__ = CLOSED
+
+    def of_compute(self, kind: str) -> float:
+        """The factor of a compute op of `kind`."""
+        return self.compute.get(kind, self.multiprocessors / (1 - self.multiprocessors))
+
+    @property
+    def any(self) -> bool:
+        """Whether anything slows down."""
+        return any(self.compute.values()) or self.communication > 0 or self.multiprocessors > 0
+
+    @property
+    def rate(self) -> float:
+        """Share of the full rate that communication reaches with its multiprocessors."""
+        shares = sorted(self.rate_at)
+        return float(np.interp(self.multiprocessors, shares, [self.rate_at[s] for s in shares])) if shares else 1.0
 
 
 @dataclass(frozen=True)
@@ -81,22 +108,45 @@ class Cluster:
 
     name: str
     ranks: int
-    compute: Mapping[str, Rate]  # kind of op -> Rate
-    link: Link
+    compute: Mapping[str, Rate] | Gpu  # kind of op -> Rate; or the device, from which the cost of any op follows
+    link: Link | Network
     host: Host = field(default_factory=Host)
     interference: Interference = field(default_factory=Interference)
     jitter: Mapping[str, float] = field(default_factory=dict)  # kind -> standard deviation of log(seconds)
     errors: Mapping[str, float] = field(default_factory=dict)  # "link.latency_s" -> its standard error
     source: str = ""  # where the numbers come from: machine, date, command, or a publication
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
         if problems := _problems(asdict(self)):
             raise ValueError(f"cluster {self.name}: " + "; ".join(problems))
 
+    @cached_property
+    def links(self) -> Link | Network:
+        """The link as far as communication's share of the multiprocessors can use it."""
+        link, rate = self.link, self.interference.rate
+        if rate == 1.0:
+            return link
+        if isinstance(link, Link):
+            return replace(link, bytes_per_s=link.bytes_per_s * rate)
+        own = {
+            name: replace(r, bytes_per_s=r.bytes_per_s * rate) for name, r in link.resources.items() if r.of_ranks == 1
+        }
+        return replace(link, resources={**link.resources, **own})
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """`links`, laid out for these ranks."""
+        link = self.links
+        if isinstance(link, Network):
+            return Fabric.of(link, self.ranks)
+        port = Resource(link.bytes_per_s, latency_s=link.latency_s)
+        return Fabric.of(Network({"port": port}, (Route(self.ranks, ("port",)),)), self.ranks).like(
+            pairs=link.scope == "pair", receives_only=link.buffered
+        )
+
     def __str__(self) -> str:
-        text: str = yaml.safe_dump(asdict(self), sort_keys=False, width=100, allow_unicode=True)
-        return text
+        return table_text(asdict(self))
 
     def save(self, path: Path | str) -> None:
         """Writes the YAML that `load` reads."""
@@ -105,90 +155,107 @@ class Cluster:
 
     @staticmethod
     def load(path: Path | str) -> Cluster:
-        """The cluster in a YAML file.  Raises ValueError with every unknown key and unit, every value that is missing,
-        of the wrong type or out of range, a line each; OSError if the file cannot be read."""
+        """The cluster in a YAML file, or the preset of that name.
+
+        Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
+        range, a line each; OSError if the file cannot be read."""
         from pydantic import TypeAdapter, ValidationError
 
-        try:
-            data = yaml.load(Path(path).read_text(), _OnceOnly) or {}
-        except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-            raise ValueError(f"{path}: not YAML: {error}") from None
         problems: list[str] = []
-        data = _in_si(data, "", problems)
+        data = _with_gpu(in_si(read_table(preset_or(path)), "", problems), problems)
         try:
             cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
         except ValidationError as error:
-            problems += [*_readable(error.errors()), *_problems(data)]
+            errors, gpu, network = error.errors(), _has_gpu(data), _has_network(data)
+            in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
+            meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
+            problems += readable(errors, meant)
+            problems += [*(f"compute.{problem}" for problem in value_errors(in_gpu)), *_problems(data)]
         if problems:
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 
 
-class _OnceOnly(yaml.SafeLoader):
-    """YAML in which a key may stand once."""
+def presets() -> list[str]:
+    """Names of the clusters that come with the package."""
+    return sorted(file.stem for file in _PRESETS.glob("*.yaml"))
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", node.value[i][0].start_mark)
-        return super().construct_mapping(node, deep)
+
+def preset_or(path: Path | str) -> Path:
+    """The file of the preset called `path`, or else `path` itself.  Raises ValueError for a name that is neither."""
+    file = Path(path)
+    if file.suffix or len(file.parts) != 1 or file.exists():
+        return file
+    if str(path) not in presets():
+        raise ValueError(f"no cluster is called {path}, and no file; the names are {', '.join(presets())}")
+    return _PRESETS / f"{path}.yaml"
+
+
+def _has_gpu(cluster: Any) -> bool:
+    """Whether the compute of a cluster, given as tables, is a Gpu."""
+    return "peak" in (table(cluster, "compute") or {})
+
+
+def _with_gpu(cluster: Any, problems: list[str]) -> Any:
+    """`cluster` as tables, with the GPU spelt out that "compute: {gpu: name}" names."""
+    compute = table(cluster, "compute") or {}
+    if "gpu" not in compute:
+        return cluster
+    if len(compute) > 1:
+        problems.append(f"compute.gpu={compute['gpu']!r} is all of it: {', '.join(k for k in compute if k != 'gpu')}?")
+    try:
+        return {**cluster, "compute": in_si(gpu_table(str(compute["gpu"])), "compute", problems)}
+    except (OSError, ValueError) as error:
+        problems.append(f"compute.gpu: {error}")
+        return {key: value for key, value in cluster.items() if key != "compute"}
 
 
 def _problems(cluster: Any) -> list[str]:
     """What is wrong with the numbers and kinds of a cluster, given as plain tables, of which any may be missing."""
     kinds = {**dict.fromkeys(("compute", "interference.compute"), (*COMPUTE_KINDS, *_ALSO)), "jitter": tuple(KINDS)}
-    compute = _table(cluster, "compute")
-    lacking = [] if compute is None else [kind for kind in COMPUTE_KINDS if kind not in compute]
+    compute = table(cluster, "compute")
+    if _has_gpu(cluster):
+        del kinds["compute"]
+    lacking = [] if compute is None or _has_gpu(cluster) else [kind for kind in COMPUTE_KINDS if kind not in compute]
     problems = [f"compute lacks {kind} ({KINDS[kind]})" for kind in lacking]
     for key, known in kinds.items():
-        strange = [kind for kind in _table(cluster, key) or () if kind not in known]
+        strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
-    scope = (_table(cluster, "link") or {}).get("scope", "port")
-    if scope not in ("pair", "port"):
-        problems.append(f"link.scope={scope!r} should be 'pair' or 'port'")
-    numbers = _numbers(cluster)
-    strange = [key for key in _table(cluster, "errors") or () if key not in numbers]
+    problems += [*_link_problems(cluster), *_without_effect(cluster)]
+    values = numbers(cluster)
+    strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
-    for key, value in numbers.items():
-        positive = (key.endswith("_per_s") or key == "ranks") and not key.startswith("errors.")
+    for key, value in values.items():
+        positive = (key.endswith("_per_s") or key == "ranks" or ".rate_at." in key) and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
     return problems
 
 
-def _table(tables: Any, key: str) -> Mapping[str, Any] | None:
-    """The table at the dotted `key`, if there is one."""
-    for name in key.split("."):
-        tables = tables.get(name) if isinstance(tables, Mapping) else None
-    return tables if isinstance(tables, Mapping) else None
+def _has_network(cluster: Any) -> bool:
+    """Whether the link of a cluster, given as tables, is a Network."""
+    return not (table(cluster, "link") or {}).keys().isdisjoint(("resources", "routes"))
 
 
-def _numbers(value: Any, key: str = "") -> dict[str, float]:
-    """{"link.latency_s": 1e-5, ...}: every number, by dotted key."""
-    if isinstance(value, Mapping):
-        return {k: v for name, inner in value.items() for k, v in _numbers(inner, f"{key}.{name}".strip(".")).items()}
-    return {key: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
+def _link_problems(cluster: Any) -> list[str]:
+    link = table(cluster, "link") or {}
+    if _has_network(cluster):
+        return [f"link.{problem}" for problem in network_problems(link, cluster.get("ranks"))]
+    scope = link.get("scope", "port")
+    return [] if scope in ("pair", "port") else [f"link.scope={scope!r} should be 'pair' or 'port'"]
 
 
-def _in_si(value: Any, key: str, problems: list[str]) -> Any:
-    """`value` with every text of number and unit turned into SI, by the suffix of its key; `problems` gets the rest."""
-    if isinstance(value, dict):
-        return {str(name): _in_si(inner, f"{key}.{name}".strip("."), problems) for name, inner in value.items()}
-    try:
-        return quantity(key, value) if units_of(key) else value
-    except ValueError as error:
-        problems.append(str(error))
-        return 1.0  # stands in, so that the rest can be looked at
-
-
-def _readable(errors: Any) -> list[str]:
-    """A line an error of pydantic's: dotted key, what is wrong, the value."""
-    words = {"missing": "missing", "unexpected_keyword_argument": "unknown key"}
-    lines = []
-    for error in errors:
-        key = ".".join(str(part) for part in error["loc"])
-        found = "" if error["type"] == "missing" else f" ({error['input']!r})"
-        if error["type"] != "value_error":  # ours, from __post_init__: _problems says it
-            lines.append(f"{key}: {words.get(error['type'], error['msg'])}{found}".removeprefix(": "))
-    return lines
+def _without_effect(cluster: Any) -> list[str]:
+    """Settings of interference and host that change nothing, or that no machine can have."""
+    interference, transport = table(cluster, "interference") or {}, (table(cluster, "link") or {}).get("transport")
+    share, rate_at = interference.get("multiprocessors", 0.0), interference.get("rate_at")
+    problems = []
+    if isinstance(share, int | float) and share >= 1:
+        problems.append(f"interference.multiprocessors={share:g} should be below 1")
+    if rate_at and not share:
+        problems.append("interference.rate_at has no effect without interference.multiprocessors")
+    if share and transport == "copy-engine":
+        problems.append("interference.multiprocessors has no effect: link.transport=copy-engine needs none")
+    if transport == "copy-engine" and (table(cluster, "host") or {}).get("priority") is False:
+        problems.append("host.priority=false has no effect: link.transport=copy-engine waits for no kernel")
+    return problems

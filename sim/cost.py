@@ -1,52 +1,47 @@
 """The one place where shapes become seconds: what each op costs on each rank, alone on the machine.
 
-Compute: fixed_s + FLOPs / flops_per_s, by kind of op, with the rank's own token counts.  Collectives: latency plus the
-fullest resource's bytes over its rate.  Both ignore contention between streams, which is the engine's business."""
+Compute: on a Gpu, the sum of the op's kernels; with measured rates, fixed_s + FLOPs / flops_per_s by kind of op; both
+with the rank's own token counts.  Collectives: see sim/collectives.py.  All ignore contention between streams, which is
+the engine's business."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
+from sim.collectives import brings_counts, collective_s, transfers
+from sim.gpu import Gpu
+from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
 from sim.schedule import Op, Schedule
+from sim.sharing import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]
-
-
-def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
-    """Seconds [rank] until one all-to-all of `sent_bytes` [src, dst] ends (the diagonal stays at home and is free).
-
-    The fullest resource of a rank decides: latency_s + max(bytes through it) / bytes_per_s (Hockney 1994).  Ignores
-    fairness between pairs, and the burst of an idle link, which is the engine's business.  Raises ValueError if
-    `sent_bytes` is not square or has a negative entry."""
-    if sent_bytes.ndim != 2 or len(set(sent_bytes.shape)) != 1 or (sent_bytes < 0).any():
-        raise ValueError(f"bytes [src, dst] should be square and not negative, not\n{sent_bytes}")
-    away = sent_bytes - np.diag(np.diag(sent_bytes))
-    through = np.max if link.scope == "pair" else np.sum
-    received, sent = through(away, axis=0), through(away, axis=1)
-    fullest: Array = received if link.buffered else np.maximum(received, sent)
-    return link.latency_s + fullest / link.bytes_per_s
 
 
 def forward_macs(model: ModelShape) -> float:
     """Multiply-accumulates of one image through the network once, attention's two products left out.
 
     Equals the "Gflops" column of arXiv 2407.11633 (15.43 for S/2 to 690.94 for G/2) to its last digit."""
-    tokens, size = model.tokens, model.hidden
-    block = tokens * (_attention_macs(model) + model.experts * size + _swiglu_macs(model, shared=True))
-    block += tokens * model.top_k * _swiglu_macs(model) + 6 * size * size
-    return model.layers * block + tokens * (_embed_macs(model) + _final_macs(model)) + 2 * size * size + _t_macs(model)
+    one = {kind: op_kernels(kind, model, Share(model.tokens, 1)) for kind in "PASF"}
+    one["E"] = op_kernels("E", model, Share(model.top_k * model.tokens, 1))
+    per_kind = {kind: sum(macs(kernel) for kernel in one[kind] if isinstance(kernel, Gemm)) for kind in one}
+    return float(model.layers * (per_kind["A"] + per_kind["S"] + per_kind["E"]) + per_kind["P"] + per_kind["F"])
 
 
 def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Array:
     """Seconds [op, rank] of every op, alone on the machine; of a collective from when all ranks have reached it.
 
-    `workload` must have been fitted to the schedule (`Workload.fits`)."""
+    `workload` must have been fitted to the schedule (`Workload.fits`).  Raises ValueError if it has a dtype that the
+    cluster's GPU lacks, or settings that only a Gpu can follow."""
+    given = {key: value for key in ("dtype", "grouped") if (value := getattr(workload, key))}
+    if given and not isinstance(cluster.compute, Gpu):
+        named = ", ".join(f"{key}={value}" for key, value in given.items())
+        raise ValueError(f"workload: {named} has no effect: cluster {cluster.name} has measured rates, not a GPU")
     seconds = np.empty((len(schedule.ops), workload.ranks))
     seen: dict[object, int] = {}
     for i, op in enumerate(schedule.ops):
@@ -59,74 +54,102 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
     return seconds
 
 
+def moving_parts(
+    schedule: Schedule, workload: Workload, cluster: Cluster, ticks_per_s: float
+) -> dict[int, list[Moving]]:
+    """Position of each collective -> its transfers, one after another, for flows that share links."""
+    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[Moving]]()
+    for op in (op for op in schedule.ops if op.collective):
+        if (key := _sort(op, schedule, workload)) not in found:
+            counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
+            found[key] = []
+            for n, moved in enumerate(transfers(op, schedule, workload, fabric)):
+                moving_s = fabric.moving_s(moved)
+                start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
+                found[key].append(Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, n)))
+    return {i: found[_sort(op, schedule, workload)] for i, op in enumerate(schedule.ops) if op.collective}
+
+
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
-    link = cluster.link
-    if op.kind == "N":
-        return link.latency_s if workload.ranks > 1 else 0.0
-    if op.kind in "DCK":
-        if workload.ranks == 1:
-            return 0.0
-        counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
-        return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
-    rate = cluster.compute.get(op.kind) or replace(cluster.compute["A"], fixed_s=0.0)  # Q: a part of A
-    return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
-
-
-def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
-    """Seconds that a link which has long been idle saves the collective `op`: its burst passes at once."""
-    return 0.0 if op.kind == "N" or brings_counts(op, schedule) else link.burst_bytes / link.bytes_per_s
-
-
-def brings_counts(op: Op, schedule: Schedule) -> bool:
-    """Whether `op` is a dispatch that brings its token counts along, since no N brings them."""
-    return op.kind == "D" and not any(name.startswith("N") for name in schedule.inputs(op))
+    if op.collective:
+        return collective_s(op, schedule, workload, cluster)
+    return _compute_s(op, schedule, workload, cluster)
 
 
 def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
     """FLOPs (two a multiply-accumulate) of a compute op: [rank] for E, whose ranks differ, else the same on each."""
-    if op.kind == "E":
-        rows: Array = workload.rows(schedule, op).sum(axis=0)
-        return 2 * rows * _swiglu_macs(workload.model)
-    tokens = workload.tokens / (schedule.micro_batches if op.layer is not None else 1)
-    macs = _MACS_PER_TOKEN[op.kind](workload.model)
-    if op.kind == "A" and schedule.sharded_patches:
-        macs -= _MACS_PER_TOKEN["Q"](workload.model)
-    return 2 * tokens * macs
+    flops: Array | float = 2 * sum(macs(kernel) for kernel in kernels_of(op, schedule, workload))
+    return flops
 
 
-def _swiglu_macs(model: ModelShape, shared: bool = False) -> float:
-    """A row through one expert: gate, up and down (12 D^2 routed, 6 D^2 shared: arXiv 2407.11633)."""
-    return 3 * model.hidden * model.hidden * (model.shared_experts if shared else model.mlp_ratio)
+def launches(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[int]:
+    """[op] kernels that the host launches: on a Gpu, those of a compute op; else 1, since Host.launch_s is of an op."""
+    if not isinstance(cluster.compute, Gpu):
+        return [1] * len(schedule.ops)
+    seen: dict[object, int] = {}
+    for op in schedule.ops:
+        if (key := _sort(op, schedule, workload)) not in seen:
+            kernels = [] if op.collective else kernels_of(op, schedule, workload)
+            seen[key] = sum(kernel_launches(kernel) for kernel in kernels) or 1
+    return [seen[_sort(op, schedule, workload)] for op in schedule.ops]
 
 
-def _attention_macs(model: ModelShape) -> float:
-    """A token's q, k, v and output projections."""
-    return 4 * model.hidden * model.hidden
+def kernels_of(op: Op, schedule: Schedule, workload: Workload) -> list[Kernel]:
+    """The kernels of a compute op, as one rank runs them."""
+    cut = schedule.micro_batches if op.layer is not None else 1
+    images = 2 * workload.images * (workload.ranks if schedule.sharded_patches else 1) / cut
+    rows = workload.expert_rows(schedule, op) if op.kind == "E" else workload.tokens / cut
+    return op_kernels(op.kind, workload.model, Share(rows, images, workload.grouped), schedule.sharded_patches)
 
 
-def _embed_macs(model: ModelShape) -> float:
-    return model.patch**2 * model.channels * model.hidden
+def kernel_s(kernel: Kernel, gpu: Gpu, dtype: str) -> Array | float:
+    """Seconds of one kernel, or of the products of a rank's experts [rank]."""
+    if isinstance(kernel, Pass):
+        return gpu.traffic_s(kernel.elements, kernel.kernels, dtype)
+    if isinstance(kernel, Attention):
+        sizes = kernel.queries, kernel.keys, kernel.width
+        return gpu.attention_s(kernel.images, kernel.heads, sizes, dtype)
+    if kernel.grouped:
+        rows, held = kernel.m.sum(axis=-1), (kernel.m > 0).sum(axis=-1)
+        return kernel.times * gpu.gemm_s(rows, kernel.n, kernel.k, dtype, held)
+    seconds = kernel.times * gpu.gemm_s(kernel.m, kernel.n, kernel.k, dtype)
+    return seconds.sum(axis=-1) if np.ndim(seconds) else float(seconds)
 
 
-def _final_macs(model: ModelShape) -> float:
-    return model.hidden * model.patch**2 * 2 * model.channels
+def extrapolated(schedule: Schedule, workload: Workload, cluster: Cluster) -> str:
+    """A line on what lies outside of what was measured: kernels, their share of compute, a dtype; "" if nothing does.
+
+    Ops are taken to be like the first of their kind and micro-batch."""
+    gpu, dtype = cluster.compute, _dtype(workload)
+    if not isinstance(gpu, Gpu):
+        return ""
+    computed = [op for op in schedule.ops if not op.collective]
+    first = {(op.kind, op.part): op for op in computed}
+    often = Counter((op.kind, op.part) for op in computed)
+    kernels = [(*key, kernel) for key, op in first.items() for kernel in kernels_of(op, schedule, workload)]
+    seconds = [often[kind, part] * float(np.mean(kernel_s(kernel, gpu, dtype))) for kind, part, kernel in kernels]
+    axes = [gpu.gemm.outside((k.m, k.n, k.k)) if isinstance(k, Gemm) else "" for *_, k in kernels]
+    share = sum(s for s, outside in zip(seconds, axes, strict=True) if outside) / sum(seconds)
+    names = {
+        f"{kind} {k.name} ({outside})": None for (kind, _, k), outside in zip(kernels, axes, strict=True) if outside
+    }
+    said = [f"{share:.1%} of compute, in products outside of {gpu.gemm.measured}: {', '.join(names)}"] if names else []
+    if dtype != gpu.gemm.dtype:
+        said.append(f"{dtype} is taken to reach the shares of its peak that {gpu.gemm.dtype} does")
+    return "; ".join(said)
 
 
-def _t_macs(model: ModelShape) -> float:
-    """An image's timestep embedding: two linear layers on 256 sinusoids."""
-    return 256 * model.hidden + model.hidden * model.hidden
+def _compute_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
+    compute = cluster.compute
+    if isinstance(compute, Gpu):
+        return sum((kernel_s(k, compute, _dtype(workload)) for k in kernels_of(op, schedule, workload)), 0.0)
+    rate = compute.get(op.kind) or replace(compute["A"], fixed_s=0.0)  # Q: a part of A
+    return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
 
 
-_MACS_PER_TOKEN: dict[str, Callable[[ModelShape], float]] = {
-    "Q": lambda m: 3 * m.hidden * m.hidden,
-    "P": lambda m: _embed_macs(m) + _t_macs(m) / m.tokens,
-    "A": lambda m: _attention_macs(m) + 2 * m.tokens * m.hidden + m.experts * m.hidden + 6 * m.hidden**2 / m.tokens,
-    "S": lambda m: _swiglu_macs(m, shared=True),
-    "R": lambda m: (m.top_k + 2) * m.hidden,
-    "F": lambda m: _final_macs(m) + 2 * m.hidden**2 / m.tokens,
-    "Z": lambda m: 2 * m.patch**2 * m.channels,
-}
+def _dtype(workload: Workload) -> str:
+    return workload.dtype or "bf16"
 
 
 def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:

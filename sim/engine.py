@@ -1,9 +1,11 @@
 """The simulated machine: schedule, workload and cluster in, Trace out, as SimPy processes.
 
-A rank is a host that issues ops in schedule order, a compute stream and a communication stream.  Streams are
+A rank is a host that issues ops in schedule order, a compute stream and a stream for each communicator.  Streams are
 first-in first-out; an op starts when it has been issued, its stream is free and its inputs are there; a collective
-starts when every rank has reached it.  While both streams of a rank are busy they slow each other down (a fluid: a
-rate that changes when the other stream starts or stops).
+starts when every rank has reached it, and without priority not before the kernel that runs there has ended.  While
+compute and communication of a rank are busy they slow each other down (sim/fluid.py).  With one communicator there is
+never more than one transfer in flight, which takes what the closed form says; transfers of several share the links as
+max-min fair flows (sim/sharing.py).
 
 Time is whole picoseconds, so that sums are exact (floats hold them up to 2.5 hours) and two engines can agree to the
 last bit.  One process a stream, with events made only where somebody waits, is what keeps this fast: a process an op
@@ -20,9 +22,12 @@ import numpy.typing as npt
 from simpy import Environment, Event
 from simpy.events import Timeout
 
-from sim.cluster import Cluster
-from sim.cost import burst_s, durations_s
+from sim.cluster import Cluster, Host, Link
+from sim.collectives import burst_s
+from sim.cost import durations_s, extrapolated, launches, moving_parts
+from sim.fluid import Alone, Fluid, pass_on
 from sim.schedule import Schedule
+from sim.sharing import Sharing
 from sim.trace import Trace
 from sim.workload import Workload
 
@@ -39,18 +44,21 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     workload = workload.fits(schedule.check())
     if workload.ranks != cluster.ranks:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
-    seconds = durations_s(schedule, workload, cluster)
-    if seed is not None:
-        seconds = seconds * _noise(schedule, cluster, seed)
+    noise = 1.0 if seed is None else _noise(schedule, cluster, seed)
+    seconds = durations_s(schedule, workload, cluster) * noise
     if not (seconds <= LONGEST_S).all():
         op = schedule.ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=1)))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {cluster.name}")
-    machine = _Machine(schedule, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
+    plan = _Plan(schedule, workload, cluster, noise)
+    machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
-    ages = np.array(schedule.staleness(), dtype=np.int64)
+    if notes := extrapolated(schedule, workload, cluster):
+        about["extrapolated"] = notes
+    played = workload.replay
+    oldest = played.staleness if played else np.array(schedule.staleness(), dtype=np.int64)
     gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
-    return Trace(schedule, "simulated", reached, start, end, ages, about, attention_staleness=gathered)
+    return Trace(schedule, "simulated", reached, start, end, oldest, about, played.ages if played else None, gathered)
 
 
 def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:
@@ -64,45 +72,80 @@ def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.fl
     return np.exp(sigma * normal)
 
 
+class _Plan:
+    """What a run needs to know of its ops beside their ticks: [op] numbers of kernels, bursts, and where transfers of
+    several communicators may be in flight together (`shares`) the transfers that a collective consists of."""
+
+    def __init__(self, schedule: Schedule, workload: Workload, cluster: Cluster, noise: npt.ArrayLike) -> None:
+        self.schedule = schedule
+        self.kernels = launches(schedule, workload, cluster)
+        link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
+        self.burst = [round(burst_s(op, schedule, link) * TICKS_PER_S) if op.collective else 0 for op in schedule.ops]
+        self.latency = round(link.latency_s * TICKS_PER_S)
+        self.stretch = np.broadcast_to(noise, (len(schedule.ops), cluster.ranks))[:, 0].tolist()
+        self.shares = len(schedule.streams) > 2 and cluster.ranks > 1
+        self.parts = moving_parts(schedule, workload, cluster, TICKS_PER_S) if self.shares else {}
+
+
 class _Machine:
     """All ranks of one run.  Times are ticks; `ticks`, `reached`, `start`, `end` are [rank][op], -1 where not yet."""
 
-    def __init__(self, schedule: Schedule, cluster: Cluster, ticks: list[list[float]]) -> None:
-        self.env = Environment()
-        self.ops, self.ticks, self.ranks = schedule.ops, ticks, cluster.ranks
-        talks = [*schedule.on_communication]
-        self.compute_ops = [i for i, t in enumerate(talks) if not t]
-        self.collectives = [i for i, t in enumerate(talks) if t]
-        # A stream runs its ops in order: only inputs that come from the other stream have to be waited for.
-        self.waits = [[j for j in needs if talks[j] != t] for needs, t in zip(schedule.needs, talks, strict=True)]
+    def __init__(self, plan: _Plan, cluster: Cluster, ticks: list[list[float]]) -> None:
+        self.env, self.plan, self.ticks, self.ranks = Environment(), plan, ticks, cluster.ranks
+        talks = plan.schedule.on_communication
+        streams = [op.communicator if talk else -1 for op, talk in zip(plan.schedule.ops, talks, strict=True)]
+        self.compute_ops = [i for i, stream in enumerate(streams) if stream < 0]
+        self.collectives = [i for i, stream in enumerate(streams) if stream >= 0]
+        # A stream runs its ops in order: only inputs that come from another stream have to be waited for.
+        self.waits = [[j for j in needs if streams[j] != streams[i]] for i, needs in enumerate(plan.schedule.needs)]
         self.reached, self.start, self.end, self.issued = ([[-1.0] * len(talks) for _ in ticks] for _ in range(4))
-        # Ranks where a collective takes equally long share a timer, and the event that their end of it triggers.
-        alike = functools.cache(_alike)
-        self.together = {i: alike(tuple(mine[i] for mine in ticks)) for i in self.collectives}
-        self.over: dict[int, list[Event]] = {i: [Event(self.env)] * len(ticks) for i in self.collectives}  # [rank]
-        for i, groups in self.together.items():
-            for _, ranks in groups[1:]:
-                shared = Event(self.env)
-                for rank in ranks:
-                    self.over[i][rank] = shared
         self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
+        self.under_way: list[list[int]] = [[0, -1] for _ in ticks]  # [rank] where `_kernel_left` looks next, found last
         self.arrived = [0] * len(talks)
-        self.fluid = _Fluid(self.env, cluster, [op.kind for op in schedule.ops])
-        self.burst = {i: round(burst_s(self.ops[i], schedule, cluster.link) * TICKS_PER_S) for i in self.collectives}
-        self.latency = round(cluster.link.latency_s * TICKS_PER_S)
         self.landed = -math.inf  # when the last collective ended
-        host = cluster.host
-        launch = [round((host.collective_s if t else host.launch_s) * TICKS_PER_S) for t in talks]
+        self.fluid = Fluid(self.env, cluster, [op.kind for op in plan.schedule.ops])
+        self._set_up_collectives(cluster)
+        self.defers = not cluster.host.priority
+        self._begin_hosts(cluster.host)
+        for rank in range(self.ranks):
+            self.env.process(self._compute_fluid(rank) if self.fluid.flows else self._compute(rank))
+            for communicator in sorted({streams[i] for i in self.collectives}):
+                mine = [i for i in self.collectives if streams[i] == communicator]
+                self.env.process(self._communicate(rank, mine))
+
+    def _set_up_collectives(self, cluster: Cluster) -> None:
+        """Who times transfers, and what their ends trigger: `over` [collective][rank].
+
+        Ranks where a collective takes equally long share a timer, and an event."""
+        alike, ranks = functools.cache(_alike), range(self.ranks)
+        self.together: dict[int, list[tuple[float, list[int]]]] = {}
+        if self.plan.shares:
+            self.sharing = Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S)
+            self.over = {i: [Event(self.env) for _ in ranks] for i in self.collectives}
+        else:
+            self.alone = Alone(self.env, self.fluid)
+            self.together = {i: alike(tuple(mine[i] for mine in self.ticks)) for i in self.collectives}
+            self.over = {i: [Event(self.env)] * self.ranks for i in self.collectives}
+            for i, groups in self.together.items():
+                for _, members in groups[1:]:
+                    shared = Event(self.env)
+                    for rank in members:
+                        self.over[i][rank] = shared
+
+    def _begin_hosts(self, host: Host) -> None:
+        ops, talks = self.plan.schedule.ops, self.plan.schedule.on_communication
+        launch = [
+            round((host.collective_s if t else host.launch_s * n) * TICKS_PER_S)
+            for t, n in zip(talks, self.plan.kernels, strict=True)
+        ]
         self.wake = [round(host.wake_s * TICKS_PER_S) * t for t in talks]
-        blocks = [op.blocks or (host.synchronous and not t) for op, t in zip(schedule.ops, talks, strict=True)]
+        blocks = [op.blocks or (host.synchronous and not t) for op, t in zip(ops, talks, strict=True)]
         for rank in range(self.ranks):
             if any(blocks):
                 self.env.process(self._host(rank, launch, blocks))
             else:  # nothing holds this host up: when it issues what is known beforehand
                 self.issued[rank] = (np.cumsum(launch, dtype=np.float64) + self.wake).tolist()
-            self.env.process(self._compute_fluid(rank) if self.fluid.flows else self._compute(rank))
-            self.env.process(self._communicate(rank))
 
     def run(self) -> Sequence[npt.NDArray[np.float64]]:
         """Runs to the end; reached, start and end in seconds [rank, op]."""
@@ -139,7 +182,7 @@ class _Machine:
             start[i] = now = max(now, issued[i])
             end[i] = now = now + ticks[i]
             if i in ended:
-                _pass_on(ended.pop(i), Timeout(env, now - env.now))
+                pass_on(ended.pop(i), Timeout(env, now - env.now))
 
     def _compute_fluid(self, rank: int) -> Process:
         """Ops that slow down and speed up while they run: the stream sleeps until each has ended."""
@@ -160,37 +203,55 @@ class _Machine:
                 ended.pop(i).succeed()
         fluid.pause(rank)
 
-    def _communicate(self, rank: int) -> Process:
+    def _communicate(self, rank: int, collectives: list[int]) -> Process:
         end, issued = self.end[rank], self.issued[rank]
-        for i in self.collectives:
+        for i in collectives:
             for j in self.waits[i]:
                 if not 0 <= end[j] <= self.env.now:
-                    yield self._end(rank, j)
+                    yield self.over[j][rank] if j in self.over else self._end(rank, j)
             while not 0 <= issued[i] <= self.env.now:
                 yield self._issue(rank, i)
             self.reached[rank][i] = self.env.now
+            if self.defers and (left := self._kernel_left(rank)):
+                yield Timeout(self.env, left)
             self.arrived[i] += 1
             if self.arrived[i] == self.ranks:
                 self._begin(i)
             yield self.over[i][rank]
 
+    def _kernel_left(self, rank: int) -> float:
+        """Ticks until the kernel that `rank` runs ends, if it goes on as at present; 0 if it runs none.
+
+        The kernels of an op take equally long.  Ignores that blocks of a kernel's last wave end one by one."""
+        now, start, end, look = self.env.now, self.start[rank], self.end[rank], self.under_way[rank]
+        while look[0] < len(self.compute_ops) and 0 <= start[self.compute_ops[look[0]]] <= now:
+            look[1] = self.compute_ops[look[0]]
+            look[0] += 1
+        i = look[1]
+        if i < 0 or 0 <= end[i] <= now:
+            return 0
+        kernel = self.ticks[rank][i] / self.plan.kernels[i]
+        done, slow = self.fluid.done(rank) if self.fluid.flows else (now - start[i], 1.0)
+        return round((kernel - done % kernel) * slow) if kernel else 0
+
     def _begin(self, i: int) -> None:
         """The last rank has reached collective `i`: it is under way."""
-        now = self.env.now
-        saved = min(self.burst[i], now - self.landed)  # sent at once, by a link that was idle
+        now, plan = self.env.now, self.plan
+        saved = min(plan.burst[i], now - self.landed)  # sent at once, by a link that was idle
         for start in self.start:
             start[i] = now
-        for ticks, ranks in self.together[i]:
-            timer = self.fluid.transfer(max(ticks - saved, min(ticks, self.latency)), ranks)
-            assert timer.callbacks is not None
-            timer.callbacks.append(functools.partial(self._finish, i, ranks))
+        then = functools.partial(self._finish, i)
+        if plan.shares:
+            self.sharing.transfer(plan.parts[i], plan.stretch[i], saved, then)
+        for ticks, ranks in self.together.get(i, ()):
+            self.alone.transfer(max(ticks - saved, min(ticks, plan.latency)), ranks, then)
 
-    def _finish(self, i: int, ranks: list[int], _: Event) -> None:
+    def _finish(self, i: int, ranks: Sequence[int]) -> None:
         self.landed = now = self.env.now
-        self.fluid.arrive(ranks)
         for rank in ranks:
             self.end[rank][i] = now
-        self.over[i][ranks[0]].succeed()
+        for event in dict.fromkeys(self.over[i][rank] for rank in ranks):
+            event.succeed()
 
     def _end(self, rank: int, i: int) -> Event:
         """What triggers when compute op `i`, which has not ended, ends on `rank`."""
@@ -211,87 +272,3 @@ def _alike(ticks: tuple[float, ...]) -> list[tuple[float, list[int]]]:
     for rank, mine in enumerate(ticks):
         groups.setdefault(mine, []).append(rank)
     return list(groups.items())
-
-
-def _pass_on(event: Event, timer: Timeout) -> None:
-    """Who waits for `event` now waits for `timer`."""
-    timer.callbacks, event.callbacks = event.callbacks, []
-
-
-class _Flow:
-    """Work under way: `left` ticks of it alone at time `since`, each taking `slow` ticks at present."""
-
-    __slots__ = ("left", "since", "slow", "timer")
-
-    def __init__(self, env: Environment, ticks: float, slow: float) -> None:
-        self.left, self.since, self.slow = ticks, env.now, slow
-        self.timer = Timeout(env, round(ticks * slow))
-
-    def change(self, env: Environment, slow: float) -> None:
-        """From now on every tick of work takes `slow`; a new timer takes over who waits for the old one."""
-        if slow == self.slow or not self.timer.callbacks:
-            return
-        self.left = max(0.0, self.left - (env.now - self.since) / self.slow)
-        self.since, self.slow = env.now, slow
-        timer = Timeout(env, round(self.left * slow))
-        _pass_on(self.timer, timer)
-        self.timer = timer
-
-
-class _Fluid:
-    """Interference: work takes 1 + factor times as long while the other stream of its rank is busy.
-
-    Ignores that the pairs of a collective proceed independently: it is slow while any rank computes."""
-
-    def __init__(self, env: Environment, cluster: Cluster, kinds: Sequence[str]) -> None:
-        self.env = env
-        factors = cluster.interference
-        self.flows = any(factors.compute.values()) or factors.communication > 0
-        self.slow_compute = [1.0 + factors.compute.get(kind, 0.0) for kind in kinds]
-        self.slow_transfer = 1.0 + factors.communication
-        self.computing: list[tuple[_Flow, float] | None] = [None] * cluster.ranks
-        self.transferring: list[_Flow | None] = [None] * cluster.ranks
-        self.busy = 0  # ranks that compute
-
-    def compute(self, rank: int, op: int, ticks: float) -> Timeout:
-        """`rank` begins a compute op; the event that ends it."""
-        slow = self.slow_compute[op]
-        flow = _Flow(self.env, ticks, slow if self.transferring[rank] else 1.0)
-        if self.computing[rank] is None:
-            self.busy += 1
-            if self.busy == 1:
-                self._change_transfers(self.slow_transfer)
-        self.computing[rank] = flow, slow
-        return flow.timer
-
-    def pause(self, rank: int) -> None:
-        """`rank` has nothing to compute at present."""
-        if self.computing[rank] is not None:
-            self.computing[rank] = None
-            self.busy -= 1
-            if not self.busy:
-                self._change_transfers(1.0)
-
-    def transfer(self, ticks: float, ranks: Sequence[int]) -> Timeout:
-        """A collective begins, and takes `ticks` on these ranks; the event that ends it there."""
-        flow = _Flow(self.env, ticks, self.slow_transfer if self.busy else 1.0)
-        if self.flows:
-            for rank in ranks:
-                self.transferring[rank] = flow
-                if computing := self.computing[rank]:
-                    computing[0].change(self.env, computing[1])
-        return flow.timer
-
-    def arrive(self, ranks: Sequence[int]) -> None:
-        """The collective has ended on these ranks."""
-        if not self.flows:
-            return
-        for rank in ranks:
-            self.transferring[rank] = None
-            if computing := self.computing[rank]:
-                computing[0].change(self.env, 1.0)
-
-    def _change_transfers(self, slow: float) -> None:
-        for flow in dict.fromkeys(self.transferring):  # ranks where it takes equally long share one
-            if flow:
-                flow.change(self.env, slow)

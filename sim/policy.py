@@ -70,14 +70,17 @@ class Ledger:
         self.last_N = dict.fromkeys(range(top_k), token_N * 0)
 
     def send(self, step: int, slots: Sequence[int], asked: Sequence[int], score_NK: Any) -> dict[int, Any]:
-        """Slot -> mask [N] of the tokens for which it travels at `step`: all, or as the policy picks."""
+        """Slot -> mask [N] of the tokens for which it travels at `step`: all, or as the policy picks.
+
+        score_NK may be None where the policy does not look at it."""
         always = self._token_N >= 0
         masks = dict.fromkeys(slots, always)
         if asked:
             assert self._policy is not None, "a checked schedule has a policy where it asks"
             draw_N = _draw(self._policy.seed or 0, step, self._layer, self._token_N)
             waited = {slot: step - self.last_N[slot] for slot in asked}
-            masks |= self._policy.picks({slot: score_NK[:, slot] for slot in asked}, waited, draw_N)
+            scores = {slot: None if score_NK is None else score_NK[:, slot] for slot in asked}
+            masks |= self._policy.picks(scores, waited, draw_N)
         for slot, mask_N in masks.items():
             last_N = self.last_N[slot]
             self.last_N[slot] = last_N + (step - last_N) * mask_N

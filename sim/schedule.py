@@ -335,7 +335,8 @@ class Schedule:
                 kept.append(op if keep else once._narrowed(op, rows))
             elif keep and op.kind in FOR_NOTHING:
                 kept.append(op._replace(unused=True))
-        return replace(self, ops=tuple(reversed(kept)))
+        policy = self.policy if any(op.asked for op in kept) else None
+        return replace(self, ops=tuple(reversed(kept)), policy=policy)
 
     def _narrowed(self, op: Op, rows: Collection[tuple[int, int | None, str, int]]) -> Op:
         """`op` without the slots that nobody reads; `rows` are those read, as (step, layer, micro-batch, slot)."""

@@ -1,18 +1,21 @@
 """A workload: what every rank has to compute and send, as shapes and token counts.
 
-A ModelShape is the network (DiT-MoE's table is in `MODELS`), a Routing says how many tokens go to which expert, and a
-Workload adds images, ranks and element sizes.  It knows bytes and FLOPs; it refuses to know seconds."""
+A ModelShape is the network (DiT-MoE's table is in `MODELS`); a Workload adds images, ranks, how rows travel, and which
+tokens go where (sim/routing.py).  It knows bytes and rows; it refuses to know seconds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.replay import Replay, replay
 from sim.routing import Routing
 from sim.schedule import Op, Schedule
+from sim.tables import CLOSED
 
 Array = npt.NDArray[np.float64]
 
@@ -22,7 +25,8 @@ class ModelShape:
     """A DiT-MoE: every block has attention and a mixture of experts (arXiv 2407.11633, feizc/DiT-MoE).
 
     A routed expert is SwiGLU of inner width mlp_ratio x hidden; the shared experts are one SwiGLU of inner width
-    shared_experts x hidden."""
+    shared_experts x hidden.  Other networks of experts differ in what stands below `qk_norm`; as DiT-MoE has it, if not
+    given."""
 
     name: str
     layers: int
@@ -37,22 +41,59 @@ class ModelShape:
     classes: int = 1000
     latent: int = 32  # side of the latent image: 32 for 256 px, 64 for 512 px
     qk_norm: bool = False
+    expert_width: int | None = None  # inner width of a routed expert (then mlp_ratio is not read)
+    shared_width: int | None = None  # inner width of all shared experts together
+    frames: int = 1  # of a video, in latent space
+    text_tokens: int = 0  # of a prompt, which go through every layer beside the image's
+    adaln: bool = True  # each block computes its modulation (else it adds a table to one of the whole network)
+    learn_sigma: bool = True  # twice as many channels come out
+    __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type == "int" and (type(value) is not int or value < 1):
-                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number above 0")
+            least = 0 if field.name in ("shared_experts", "text_tokens") else 1
+            given = "int" in str(field.type) and not (value is None and "None" in str(field.type))
+            if given and (type(value) is not int or value < least):
+                size = "from 0 up" if least == 0 else "above 0"
+                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number {size}")
+            if field.type == "bool" and type(value) is not bool:
+                raise ValueError(f"model {self.name}: {field.name}={value!r} should be true or false")
         for what, whole, part in [("hidden", self.hidden, self.heads), ("latent", self.latent, self.patch)]:
             if whole % part:
                 raise ValueError(f"model {self.name}: {what}={whole} is not divisible by {part}")
         if self.top_k > self.experts:
             raise ValueError(f"model {self.name}: top_k={self.top_k} of only {self.experts} experts")
+        if self.shared_width and not self.shared_experts:
+            raise ValueError(f"model {self.name}: shared_width={self.shared_width}, but shared_experts=0")
 
     @property
     def tokens(self) -> int:
-        """Tokens of one image."""
-        return (self.latent // self.patch) ** 2
+        """Tokens of one image (or video), with its text."""
+        return self.frames * (self.latent // self.patch) ** 2 + self.text_tokens
+
+    @property
+    def beyond_dit_moe(self) -> list[str]:
+        """Settings that no DiT-MoE has: realrun/model.py, which is one, must refuse them."""
+        plain = {each.name: each.default for each in fields(self)}
+        names = ("expert_width", "shared_width", "frames", "text_tokens", "adaln", "learn_sigma")
+        strange = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != plain[name]]
+        return strange + ([] if self.shared_experts else ["shared_experts=0"])
+
+    @property
+    def expert_inner(self) -> int:
+        """Inner width of a routed expert."""
+        return self.expert_width or self.mlp_ratio * self.hidden
+
+    @property
+    def shared_inner(self) -> int:
+        """Inner width of the shared experts."""
+        return self.shared_width or self.shared_experts * self.hidden
+
+    @property
+    def output_channels(self) -> int:
+        """Channels that the final layer computes."""
+        return (1 + self.learn_sigma) * self.channels
 
 
 _DIT_MOE = [("S", 12, 384, 6, 8), ("S-16E", 12, 384, 6, 16), ("B", 12, 768, 12, 8), ("L", 24, 1024, 16, 8)]
@@ -95,6 +136,9 @@ class Workload:
     images: int
     wire: str = "bfloat16"  # how elements travel: a key of WIRES
     routing: Routing | None = None  # None: balanced
+    dtype: str | None = None  # of compute on a Gpu: a key of sim.gpu.DTYPES; None: bf16 there
+    grouped: bool = False  # on a Gpu, a rank's experts run in one kernel; else one after the other
+    replay: Replay | None = None  # what a policy made of the routing; `fits` says
 
     def __post_init__(self) -> None:
         for name, most in [("ranks", 2**20), ("images", 2**20)]:
@@ -143,7 +187,11 @@ class Workload:
                 f"routing {routing.source} routes {tokens.min():g} to {tokens.max():g} tokens of a rank; "
                 f"{self.images} images in {parts} micro-batches have {self.tokens / parts:g}"
             )
-        return replace(self, routing=routing)
+        if schedule.policy is None:
+            return replace(self, routing=routing)
+        numbers = np.stack([self.token_numbers(schedule, rank) for rank in range(self.ranks)])
+        played = replay(schedule, routing, numbers)
+        return replace(self, routing=Routing(played.travelling, routing.source), replay=played)
 
     def _check_shares(self, schedule: Schedule) -> None:
         """Raises ValueError if experts, tokens or images cannot be shared out evenly as `schedule` wants."""
@@ -163,32 +211,57 @@ class Workload:
             parts = schedule.micro_batches
             raise ValueError(f"{images} rows of images (with guidance) do not divide into {parts} micro-batches")
 
-    def rows(self, schedule: Schedule, op: Op) -> Array:
+    def token_numbers(self, schedule: Schedule, rank: int) -> npt.NDArray[np.int64]:
+        """[token] of `rank`, in the order of its forward: numbers that tell a token from every other of the run.
+
+        They do not depend on how the images are shared out: 2 x T a image, its conditional half first."""
+        tokens, ranks = self.model.tokens, self.ranks
+        images = range(self.images * ranks) if schedule.sharded_patches else range(self.images)
+        first = 0 if schedule.sharded_patches else rank * self.images
+        mine = np.array_split(np.arange(tokens), ranks)[rank] if schedule.sharded_patches else np.arange(tokens)
+        halves = [(first + image) * 2 * tokens + half * tokens for half in (0, 1) for image in images]
+        numbers: npt.NDArray[np.int64] = (np.array(halves)[:, None] + mine).ravel()
+        return numbers
+
+    def rows(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
         """Rows [src, dst] that a dispatch carries (or its experts compute, or its combine carries back: transposed).
 
         [r, r] stays at home: all where experts are replicated.  `op` is any of D, E, C; its slots are those that the
-        first op of its chain sends, its experts those of its piece."""
+        first op of its chain sends (or of these `slots`), its experts those of its piece."""
+        rows: Array = self._rows_of_experts(schedule, op, slots).sum(axis=1)
+        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
+
+    def expert_rows(self, schedule: Schedule, op: Op) -> Array:
+        """Rows [rank, expert] that each expert computes in the E `op`, of those that the rank holds."""
+        rows = self._rows_of_experts(schedule, op)
+        found: Array = rows.sum(axis=0).T if schedule.sharded_experts else rows[:, :, 0]
+        return found
+
+    def _rows_of_experts(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
+        """Rows [src, expert of its home, home] of the chain of `op`; without sharded experts, home is src."""
         assert self.routing is not None, "call fits() first"
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
-        by_expert = counts[list(schedule.chain_slots(op))].sum(axis=0)  # [src, expert], one src for all or each its own
-        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts))
+        by_expert = counts[list(slots or schedule.chain_slots(op))].sum(axis=0)
+        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts))  # [src, expert]
         homes = self.ranks if schedule.sharded_experts else 1
         per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
         held = per_home.shape[1] // schedule.pieces
-        mine = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
-        rows: Array = mine.sum(axis=1).astype(np.float64)
-        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
+        mine: Array = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
+        return mine.astype(np.float64)
 
-    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
-        """Bytes [src, dst] that the collective `op` (D, C or K) sends over links; the diagonal stays at home: 0.
+    def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """Bytes [src, dst] that the collective `op` (D, C or K) brings from rank to rank; [r, r] stays at home.
 
-        K: keys and values of a rank's rows, to every other rank, for each of its layers."""
+        K: keys and values of a rank's rows, to every rank, for each of its layers."""
         if op.kind == "K":
             rows = np.full((self.ranks, self.ranks), self.tokens / schedule.micro_batches)
-            sent = rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
-        else:
-            rows = self.rows(schedule, op)
-            sent = (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
+            return rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
+        rows = self.rows(schedule, op)
+        return (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
+
+    def sent_bytes(self, schedule: Schedule, op: Op) -> Array:
+        """`moved_bytes` that links carry: 0 on the diagonal."""
+        sent = self.moved_bytes(schedule, op)
         np.fill_diagonal(sent, 0.0)
         return sent
 
@@ -197,4 +270,6 @@ class Workload:
         model = {k: str(v) for k, v in asdict(self.model).items() if k != "name"}
         routing = self.routing.source if self.routing else "balanced"
         return {"model": self.model.name, **{f"model.{k}": v for k, v in model.items()}, "ranks": str(self.ranks),
-                "images": str(self.images), "wire": self.wire, "routing": routing}  # fmt: skip
+                "images": str(self.images), "wire": self.wire, "routing": routing,
+                **({"dtype": self.dtype} if self.dtype else {}), **({"grouped": "yes"} if self.grouped else {}),
+                }  # fmt: skip

@@ -1,0 +1,168 @@
+"""Memory: the most bytes that a rank needs at once, by what they are for, and whether a GPU has them.
+
+Weights and buffers follow from model, schedule and token counts, and are exact; working space inside an op is an
+estimate from the tensors that realrun/model.py makes; what library and allocator take is `Reserve`, assumed.  It knows
+bytes; it refuses to know seconds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.buffers import Buffer
+from sim.kernels import parameters
+from sim.op import Op
+from sim.schedule import Schedule
+from sim.workload import Workload
+
+Array = npt.NDArray[np.float64]
+_P2P_BYTES = 12 * 2**20  # of one channel to one peer: 10 and 2 MiB, NCCL issue 1685
+_MOST_IMAGES = 2**20
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """What a process takes beside its tensors.  Assumed, not measured here; the sources:
+
+    context_bytes: CUDA context and math libraries, 0.3 to 1 GB (nairr.readthedocs.io, GPU estimation).
+    channels: of a communicator to each peer, of 12 MiB: 32 on NVSwitch, where an all-to-all of 8 H100 took 3.3 GB
+    (NCCL issue 1685: this says 2.8), 2 over PCIe (NCCL issue 1189).
+    slack: share of the tensors' bytes that a caching allocator with several streams holds unused.
+    vae_bytes: peak of decoding, after the last step, when buffers are gone; 0 where nothing is decoded here."""
+
+    context_bytes: float = 0.5e9
+    channels: int = 2
+    slack: float = 0.08
+    vae_bytes: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("context_bytes", "channels", "slack", "vae_bytes"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"reserve: {name}={getattr(self, name)} should be at least 0 and finite")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The moment at which the fullest rank needs most: bytes by what they are for, and the op then under way."""
+
+    rank: int
+    at: str
+    bytes_of: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def peak_bytes(self) -> float:
+        """All together."""
+        return sum(self.bytes_of.values())
+
+    def fits(self, memory_bytes: float) -> bool:
+        """Whether a device of `memory_bytes` has enough."""
+        return self.peak_bytes <= memory_bytes
+
+
+def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reserve: Reserve = Reserve()) -> Memory:
+    """The peak of a run of `schedule` (checked) with `workload`; weights and activations take element_bytes each.
+
+    Raises ValueError if schedule and workload do not fit each other."""
+    workload = workload.fits(schedule)
+    held = _held(schedule, workload, element_bytes)  # what for -> [op, rank]
+    inside = np.array([working_elements(op, schedule, workload) for op in schedule.ops]) * float(element_bytes)
+    total = sum(held.values()) + inside
+    at, rank = np.unravel_index(int(np.argmax(total)), total.shape)
+    model, homes = workload.model, workload.ranks if schedule.sharded_experts else 1
+    weights = parameters(model, model.experts // homes) * element_bytes
+    tensors = {"weights": float(weights), **{what: float(each[at, rank]) for what, each in held.items()},
+               "working space": float(inside[at, rank])}  # fmt: skip
+    streams = len(schedule.streams) - 1
+    library = {
+        "context": reserve.context_bytes,
+        "communicators": float(streams * reserve.channels * (workload.ranks - 1) * _P2P_BYTES),
+        "allocator slack": reserve.slack * (sum(tensors.values()) - weights),
+        "VAE decoding": max(0.0, reserve.vae_bytes - (sum(tensors.values()) - weights)),
+    }
+    return Memory(int(rank), schedule.ops[int(at)].name, {k: v for k, v in {**tensors, **library}.items() if v})
+
+
+def _held(schedule: Schedule, workload: Workload, element_bytes: int) -> dict[str, Array]:
+    """What waits between ops: what for -> bytes [op, rank] while each op runs."""
+    change: dict[str, Array] = defaultdict(lambda: np.zeros((len(schedule.ops) + 1, workload.ranks)))
+    sizes: dict[tuple[object, ...], Array] = {}
+    for buffer in schedule.buffers:
+        op = schedule.ops[buffer.born]
+        varies = (buffer.step, buffer.layer) if op.kind in "DEC" and _by_step(workload) else ()
+        key = (buffer.what, buffer.part, buffer.slot, buffer.piece, *varies)
+        if key not in sizes:
+            sizes[key] = _buffer_elements(buffer, op, schedule, workload) * element_bytes
+        change[buffer.what][buffer.born] += sizes[key]
+        change[buffer.what][buffer.dies + 1] -= sizes[key]
+    rows = workload.tokens / schedule.micro_batches
+    last = {j: i for i, needs in enumerate(schedule.needs) for j in needs}
+    for born, op in enumerate(schedule.ops):
+        if op.kind in _BETWEEN:
+            dies = last[born] if op.kind != "A" else schedule.position[op._replace(kind="R", reads=()).name]
+            parts = schedule.micro_batches if op.layer is None else 1
+            size = _BETWEEN[op.kind] * rows * parts * workload.model.hidden * element_bytes
+            change["activations"][born] += size
+            change["activations"][dies + 1] -= size
+    return {what: np.cumsum(each, axis=0)[:-1] for what, each in change.items()}
+
+
+_BETWEEN = {"P": 1, "Q": 4, "A": 2, "S": 1, "R": 1}  # kind -> rows x hidden that its result takes until it is used
+
+
+def _by_step(workload: Workload) -> bool:
+    return workload.routing is not None and max(workload.routing.counts.shape[:2]) > 1
+
+
+def _buffer_elements(buffer: Buffer, op: Op, schedule: Schedule, workload: Workload) -> Array:
+    """Elements [rank] of a buffer."""
+    tokens = workload.tokens / schedule.micro_batches
+    if buffer.what == "router weights":
+        return np.full(workload.ranks, tokens)
+    if buffer.what == "keys and values":
+        return np.full(workload.ranks, 2 * workload.ranks * tokens * workload.model.hidden)
+    chain = op if op.kind in "DEC" else op._replace(kind=schedule.head, reads=())
+    rows = workload.rows(schedule, chain, slots=(buffer.slot,))  # [src, home]
+    at_home = buffer.what in ("received dispatch", "sent combine")
+    found: Array = rows.sum(axis=0 if at_home else 1) * workload.model.hidden
+    return found
+
+
+def working_elements(op: Op, schedule: Schedule, workload: Workload) -> Array:
+    """Elements [rank] that `op` makes and drops again, beside its inputs and its result: an estimate.
+
+    A: normed rows, q, k, v, their mix and its projection.  S and E: gate, up and their product.  R: rows back in the
+    tokens' order, and their sum.  Ignores what kernels use inside (flash attention holds no scores)."""
+    model, rows = workload.model, workload.tokens / (schedule.micro_batches if op.layer is not None else 1)
+    if op.kind == "E":
+        computed: Array = workload.rows(schedule, op).sum(axis=0)
+        return 3 * computed * model.expert_inner
+    hidden = model.hidden
+    each = {"Q": hidden, "A": (3 if schedule.sharded_patches else 6) * hidden, "S": 3 * model.shared_inner,
+            "R": (model.top_k + 1) * hidden, "F": 2 * hidden}  # fmt: skip
+    return np.full(workload.ranks, each.get(op.kind, 0) * rows)
+
+
+def most_images(
+    schedule: Schedule, workload: Workload, memory_bytes: float, element_bytes: int = 2, reserve: Reserve = Reserve()
+) -> int:
+    """The most images a rank for which a run fits into `memory_bytes` of every rank; 0 if not even one does.
+
+    Routing is taken as balanced, since recorded token counts are of one number of images."""
+
+    def fits(images: int) -> bool:
+        if 2 * images % schedule.micro_batches:
+            return fits(images + 1)
+        balanced = replace(workload, images=images, routing=None)
+        return memory(schedule, balanced, element_bytes, reserve).fits(memory_bytes)
+
+    low, high = 0, 1
+    while high < _MOST_IMAGES and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
