@@ -24,7 +24,7 @@ from realrun.transport import GlooTransport
 from sim.op import Op
 from sim.routing import Records, Routing
 from sim.schedule import Schedule
-from sim.trace import Trace
+from sim.trace import HOSTS, Trace
 from sim.workload import ModelShape, Workload
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -173,6 +173,7 @@ def _about(settings: Settings) -> dict[str, str]:
     link = "as it is" if settings.link_bytes_per_s is None else f"{settings.link_bytes_per_s:g} bytes/s a pair"
     return {
         "machine": platform.processor() or platform.machine(),
+        "host": HOSTS[True],  # gloo: on processors
         "torch": torch.__version__,
         "dtype": settings.dtype,
         "seed": str(settings.seed),
