@@ -1,17 +1,17 @@
-"""The critical path of a trace: the chain of ops and waits that its makespan is made of, and what shortening would bring.
+"""The critical path of a trace: the chain of ops and waits that its makespan consists of, and what would shorten it.
 
 Everything follows from the trace: its spans, `Schedule.inputs`, the order of each stream, and that a collective starts
-when the last rank has reached it.  An op that began later than all of these allow was held up by its host; how, the
-trace does not say, so that time is the host's.  It works alike for simulated and measured traces, and refuses to know
-machines: durations are those recorded, so that what shortening does to interference, to transfers that share links
-and to a host which had time to spare is not in its answers."""
+when the last rank has reached it.  Time in which an op did not run although these allow it is the host's, which issues
+ops and hands them over, or a kernel's that is in a collective's way.  The file works alike for simulated and measured
+traces, and refuses to know machines: durations are those recorded, so that what shortening does to interference, to
+transfers that share links and to a host which had time to spare is not in its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sim.trace import HOSTS, Trace
 
 Array = npt.NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 TOLERANCE_S = 1e-9  # what is closer together counts as one moment
 HOST = "host"  # what a time on the path is called in which an op's stream and inputs were ready and it did not run
 
@@ -40,9 +41,9 @@ class CriticalPath:
     trace: Trace
     segments: Sequence[Segment]
 
-    def seconds(self, key: Callable[[Segment], str | int]) -> dict[str | int, float]:
+    def seconds(self, key: Callable[[Segment], Key]) -> dict[Key, float]:
         """Seconds on the path by `key` of its segments, most first; they add up to the makespan."""
-        found: dict[str | int, float] = {}
+        found: dict[Key, float] = {}
         for segment in self.segments:
             found[key(segment)] = found.get(key(segment), 0.0) + segment.end_s - segment.begin_s
         return dict(sorted(found.items(), key=lambda item: -item[1]))
@@ -95,13 +96,15 @@ def what_if(trace: Trace, factors: Array, tolerance_s: float = TOLERANCE_S) -> A
     return makespans
 
 
-def gains_s(trace: Trace, kinds: Sequence[str], share: float, rank: int | None = None) -> Array:
-    """[kind]: seconds that the makespan would lose if ops of that kind took `share` less time, on `rank` or on all."""
+def gains_s(trace: Trace, cases: Sequence[tuple[str, int | None]], share: float) -> Array:
+    """[case]: seconds that the makespan would lose if ops of a (kind, rank) took `share` less time; rank None: on all.
+
+    Raises ValueError for a share that is not in 0 to 1."""
     if not 0 < share <= 1:
         raise ValueError(f"ops can take a share of 0 to 1 less time, not {share:g}")
     every = np.array([op.kind for op in trace.schedule.ops])
-    factors = np.ones((len(kinds), *trace.end_s.shape))
-    for case, kind in enumerate(kinds):
+    factors = np.ones((len(cases), *trace.end_s.shape))
+    for case, (kind, rank) in enumerate(cases):
         factors[case, slice(None) if rank is None else rank, every == kind] = 1 - share
     gains: Array = trace.makespan_s - what_if(trace, factors)
     return gains
@@ -112,20 +115,30 @@ class _Waits:
 
     before [op]: positions of the ops whose ends it needs on its own rank: the one before it on its stream, its inputs.
     anchor [op]: the last op that the host waited for before it issued this one; None if there is none.
-    held [rank, op]: whether it was reached later than `before` allows: its host held it up."""
+    held [rank, op]: whether it was reached later than `before` allows, so that its host held it up since `anchor`.
+
+    So it is in a simulated trace, where all else is immediate.  Elsewhere every op begins a little late, and whether
+    it was handed over or issued late cannot be told: `anchor` is one of `before`, and as late as an op was after the
+    last of these, it stays.  (A measured run whose host runs ahead but is the bottleneck then looks too good to speed
+    up.)"""
 
     def __init__(self, trace: Trace, tolerance_s: float) -> None:
         self.trace, self.tolerance_s = trace, tolerance_s
+        self.exact = trace.origin == "simulated"
         last: dict[str, int] = {}
         self.before: list[tuple[int, ...]] = []
         for i, (op, needs) in enumerate(zip(trace.schedule.ops, trace.schedule.needs, strict=True)):
-            self.before.append(tuple({*needs, *((last[op.stream],) if op.stream in last else ())}))
+            waited = None if self.exact else self.anchor[i]
+            more = (j for j in (last.get(op.stream), waited) if j is not None)
+            self.before.append(tuple({*needs, *more}))
             last[op.stream] = i
         none = np.full(trace.ranks, -np.inf)
         self.ready = np.array(
             [trace.end_s[:, list(before)].max(axis=1) if before else none for before in self.before]
         ).T  # [rank, op]
-        self.held = self._arrived - self.ready > tolerance_s
+        self.held = np.full(self.ready.shape, False)
+        if self.exact:
+            self.held = self._arrived - self.ready > tolerance_s
 
     @cached_property
     def _arrived(self) -> Array:
@@ -161,6 +174,8 @@ class _Waits:
             host = end[anchor] + (arrived - self.trace.end_s[:, anchor])
         if not self.before[i]:
             return host
-        early = np.minimum(0.0, arrived - self.ready[:, i])  # stamps of a measured op: a little before it could begin
-        streams: Array = np.max([end[j] for j in self.before[i]], axis=0) + early
+        late = arrived - self.ready[:, i]
+        streams: Array = np.max([end[j] for j in self.before[i]], axis=0) + (
+            np.minimum(0.0, late) if self.exact else late
+        )
         return np.where(self.held[:, i], np.maximum(streams, host), streams)

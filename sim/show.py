@@ -13,6 +13,8 @@ from sim.schedule import KINDS
 from sim.units import readable
 
 if TYPE_CHECKING:
+    from sim.memory import Memory
+    from sim.rivals import Rival
     from sim.trace import Trace
 
 
@@ -49,7 +51,7 @@ def comparison_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]
         rows.append([name, readable("_s", whole), f"{traces[base].makespan_s / whole:.2f}",
                      readable("_s", median(trace.step_s.tolist())),
                      f"{readable('_s', exposed)} {exposed / whole:5.1%}", *(f"{share:.1%}" for share in shares),
-                     str(trace.staleness.max()), f"{trace.staleness.mean():.2f}"])  # fmt: skip
+                     str(trace.staleness.max()), f"{trace.mean_age.mean():.2f}"])  # fmt: skip
     return grid(head, rows)
 
 
@@ -59,6 +61,38 @@ def kinds_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
     every = dict.fromkeys(kind for table in tables for kind in table)
     rows = [[kind_name(kind), *(_time(table.get(kind)) for table in tables)] for kind in every]
     return grid(["op", *names], rows)
+
+
+def memory_table(
+    memories: Sequence[Memory], names: Sequence[str], memory_bytes: float, most: Sequence[int]
+) -> list[str]:
+    """Table with a line a category: GB on the fullest rank; then the peak, whether it fits, and the most images."""
+    every = dict.fromkeys(what for memory in memories for what in memory.bytes_of)
+    rows = [[what, *(_gigabytes(memory.bytes_of.get(what, 0.0)) for memory in memories)] for what in every]
+    rows.append(["peak", *(_gigabytes(memory.peak_bytes) for memory in memories)])
+    rows.append(["at op, on rank", *(f"{memory.at}, {memory.rank}" for memory in memories)])
+    rows.append(["fits", *("yes" if memory.fits(memory_bytes) else "NO" for memory in memories)])
+    rows.append(["most images a rank", *(str(images) for images in most)])
+    return grid([f"GB of {_gigabytes(memory_bytes)}", *names], rows)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def rivals_table(rivals: Sequence[Rival], memory_bytes: float | None) -> list[str]:
+    """Table with a line a rival, against the first; memory is that of the fullest rank."""
+    base = rivals[0].trace.makespan_s
+    head = ["\nschedule", "\nsort", "\nsteps", "\nmakespan", "\nspeed-up", "oldest\nage", "mean\nage", "peak\nGB"]
+    rows = []
+    for rival in rivals:
+        trace = rival.trace
+        rows.append([rival.name, rival.why, str(trace.schedule.steps), readable("_s", trace.makespan_s),
+                     f"{base / trace.makespan_s:.2f}", str(trace.staleness.max()), f"{rival.mean_age:.2f}",
+                     _gigabytes(rival.memory.peak_bytes)])  # fmt: skip
+        if memory_bytes is not None and not rival.memory.fits(memory_bytes):
+            rows[-1][-1] += " does not fit"
+    return grid(head, rows)
 
 
 def kind_name(kind: str) -> str:

@@ -139,6 +139,14 @@ class Trace:
         mine = np.array([op.kind in "DC" for op in self.schedule.ops])
         return np.array([_covered_s(b[mine], e[mine]) for b, e in zip(self.start_s, self.end_s, strict=True)])
 
+    @cached_property
+    def mean_age(self) -> Array:
+        """[step]: mean age in steps of what is added, over layers and slots, and over tokens where a policy decides."""
+        if self.ages is None:
+            return np.asarray(self.staleness.mean(axis=(1, 2)))
+        counts = self.ages.sum(axis=(1, 2))  # [step, age]
+        return np.asarray(counts @ np.arange(counts.shape[1]) / counts.sum(axis=1))
+
     def table(self) -> list[tuple[str, float, float]]:
         """(kind of op, seconds, share of the makespan), of the mean rank; then exposed communication."""
         spans = (self.end_s - self.start_s).mean(axis=0)
@@ -246,4 +254,4 @@ def _covered_s(begin: Array, end: Array) -> float:
     order = np.argsort(begin, kind="stable")
     begin, until = begin[order], np.maximum.accumulate(end[order])
     gaps = np.maximum(0.0, begin[1:] - until[:-1])
-    return float(until[-1] - begin[0] - gaps.sum())
+    return max(0.0, float(until[-1] - begin[0] - gaps.sum()))  # not a rounding below none
