@@ -1,8 +1,8 @@
 """A schedule of one's own: layers take turns.
 
 At even steps the routed experts of even layers run, at odd steps those of odd layers; in between a layer adds the last
-outputs that it has, weighed with today's router weights.  Half of the rows travel at any step, and nothing that is added
-is older than one step."""
+outputs that it has, weighed with today's router weights.  Half of the rows travel at any step, and nothing that is
+added is older than one step."""
 
 
 def turns(steps: int, layers: int, *, top_k: int = 2, every: int = 2) -> str:

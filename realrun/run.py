@@ -24,7 +24,7 @@ from realrun.ranks import RankContext, Ranks
 from realrun.transport import open_streams
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
-from sim.trace import Trace
+from sim.trace import HOSTS, Trace
 from sim.workload import WIRES, ModelShape, Workload
 
 Array = npt.NDArray[np.int64]
@@ -207,6 +207,7 @@ def _about(settings: Settings) -> dict[str, str]:
     link = "as it is" if settings.link_bytes_per_s is None else f"{settings.link_bytes_per_s:g} bytes/s a pair"
     return {
         "machine": platform.processor() or platform.machine(),
+        "host": HOSTS[True],  # gloo: on processors
         "torch": torch.__version__,
         "dtype": settings.dtype,
         "seed": str(settings.seed),

@@ -1,4 +1,4 @@
-"""The command line: `python -m sim schedules | show | check | simulate | trace | picture`, also called `dice-sim`.
+"""The command line: `python -m sim schedules | show | check | simulate | ...`, also called `dice-sim`.
 
 Every command loads what it was given, calls one function of the package and prints or writes what comes back.  What
 the user can mend (ValueError, OSError) ends in one message on stderr and exit code 2, before anything is written.
@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli_traces import (
+    Decode,
+    Json,
+    Outputs,
+    Ranks,
+    StartUp,
+    Step,
+    around,
+    convert,
+    critical_lines,
+    critical_saved,
+    draw,
+    report_lines,
+    report_saved,
+    titled,
+)
 from sim.load import load_schedule, only, sources
 from sim.schedule import Schedule
 from sim.terminal import run_app
@@ -34,6 +48,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("trace")(convert)
+app.command("picture")(draw)
+app.command("report")(report_saved)
+app.command("critical")(critical_saved)
 
 Sources = Annotated[
     list[str],
@@ -42,7 +60,6 @@ Sources = Annotated[
         help="A name, a text file, or FILE.py:FUNCTION, and its settings; `schedules` lists names and settings.",
     ),
 ]
-Traces = Annotated[list[Path], typer.Argument(metavar="TRACE", help="Files that --save wrote.")]
 Steps = Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")]
 ClusterName = Annotated[
     str, typer.Option("--cluster", help="The machine: a YAML file, or a name as 8x-h100; any other word lists them.")
@@ -51,8 +68,12 @@ Wire = Annotated[str, typer.Option(help="How rows travel, as int8; any other wor
 ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
 Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(help="Images on each rank.")]
-Step = Annotated[int | None, typer.Option(help="Draw this step only; without it the whole run.")]
-Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
+Imbalance = Annotated[
+    float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
+]
+Keep = Annotated[
+    float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,17 +135,20 @@ def simulate(
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Wire = "bfloat16",
     routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
-    imbalance: Annotated[
-        float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
-    ] = None,
-    keep: Annotated[
-        float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
-    ] = None,
+    imbalance: Imbalance = None,
+    keep: Keep = None,
     routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also images a second, and times of steps and layers.")
+    ] = False,
+    critical: Annotated[bool, typer.Option("--critical", help="Also the critical path.")] = False,
+    start_up: StartUp = None,
+    decode: Decode = None,
+    json: Json = None,
     save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write all traces as JSON for ui.perfetto.dev.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw all traces: .png, .svg, .pdf.")] = None,
@@ -137,22 +161,34 @@ def simulate(
     from sim.cluster import Cluster
     from sim.models import load_model
     from sim.routing import Routing
-    from sim.show import comparison_table, kinds_table
     from sim.workload import Workload
 
-    shape = load_model(model, pixels)
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     recorded = None if routing is None else Routing.load(routing)
-    workload = Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped)
+    workload = Workload(load_model(model, pixels), machine.ranks, images, wire, recorded, dtype, grouped)
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = _names(named, plans)
     workloads = _routed(plans, workload, imbalance, keep, routing_seed)
-    outputs = _Outputs(_saved(save, names), trace, picture, step, rank or None)
+    outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
     outputs.check()
+    surroundings = around(start_up, decode, report or json is not None)
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
+    outputs.write_reports(traces, workloads, surroundings)
+    _tell(traces, names, kinds)
+    for tables in [
+        [report_lines(*pair, surroundings) for pair in zip(traces, workloads, strict=True) if report],
+        [critical_lines(trace) for trace in traces if critical],
+    ]:
+        print(*titled(names, tables), sep="\n", end="\n" * bool(tables))
+
+
+def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
+    """The comparison; what it rests on that nobody measured goes to stderr."""
+    from sim.show import comparison_table, kinds_table
+
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
     for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
         print(f"extrapolated: {note}", file=sys.stderr)
@@ -280,81 +316,3 @@ def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | Non
     if not isinstance(machine.compute, Gpu):
         raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
     return machine.compute.memory_bytes, machine.ranks
-
-
-# ---------------------------------------------------------------------------------------------- traces
-
-
-@app.command("trace")
-def convert(traces: Traces, output: Annotated[Path, typer.Option("--output", "-o", help="A .json file.")]) -> None:
-    """Put saved traces side by side into one file for ui.perfetto.dev."""
-    _convert(traces, _Outputs(trace=output))
-
-
-@app.command("picture")
-def draw(
-    traces: Traces,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A .png, .svg or .pdf file.")],
-    step: Step = None,
-    rank: Ranks = None,
-) -> None:
-    """Draw saved traces above one another, on one time axis."""
-    _convert(traces, _Outputs(picture=output, step=step, ranks=rank or None))
-
-
-def _convert(paths: list[Path], outputs: _Outputs) -> None:
-    from sim.trace import Trace
-
-    outputs.check(inputs=paths)
-    outputs.write([Trace.load(path) for path in paths])
-
-
-@dataclass(frozen=True)
-class _Outputs:
-    """What is to be written of some traces."""
-
-    saved: Sequence[Path] = ()  # a file a trace, or none
-    trace: Path | None = None
-    picture: Path | None = None
-    step: int | None = None  # drawn in the picture
-    ranks: list[int] | None = None  # drawn in the picture
-
-    def check(self, inputs: Sequence[Path] = ()) -> None:
-        """Raises ValueError or OSError for what cannot be written or has no effect, before the work for it begins."""
-        from sim.output import refuse_unwritable
-
-        if self.picture is None and (self.step is not None or self.ranks):
-            raise ValueError("--step and --rank have no effect without --picture")
-        if self.picture is not None:
-            _timeline().picture_format(self.picture)
-        outputs = [path for path in (*self.saved, self.trace, self.picture) if path is not None]
-        for path in outputs:
-            refuse_unwritable(path)
-        taken = [path.resolve() for path in (*inputs, *outputs)]
-        for path in outputs:
-            if taken.count(path.resolve()) > 1:
-                raise ValueError(f"{path} is named twice: nothing is written over another output or an input")
-
-    def write(self, traces: list[Trace], labels: list[str] | None = None) -> None:
-        """Writes it all; the picture is drawn first, since it may refuse its step or a rank."""
-        from sim.output import whole_file
-        from sim.perfetto import write_perfetto
-
-        figure = None
-        if self.picture is not None:
-            figure = _timeline().draw_timeline(traces, step=self.step, ranks=self.ranks, labels=labels)
-        for path, trace in zip(self.saved, traces, strict=bool(self.saved)):
-            with whole_file(path) as temporary:
-                trace.save(temporary)
-        if self.trace is not None:
-            write_perfetto(traces, self.trace, labels)
-        if self.picture is not None:
-            _timeline().save_figure(figure, self.picture)
-
-
-def _timeline() -> ModuleType:
-    """sim.timeline; raises ValueError that says how to install what it needs."""
-    try:
-        return import_module("sim.timeline")
-    except ModuleNotFoundError:
-        raise ValueError("a picture needs matplotlib: pip install 'dice-sim[plot]'") from None

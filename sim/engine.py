@@ -28,7 +28,7 @@ from sim.cost import durations_s, extrapolated, launches, moving_parts
 from sim.fluid import Alone, Fluid, pass_on
 from sim.schedule import Schedule
 from sim.sharing import Sharing
-from sim.trace import Trace
+from sim.trace import HOSTS, Trace
 from sim.workload import Workload
 
 TICKS_PER_S = 1e12
@@ -53,6 +53,7 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
+    about["host"] = HOSTS[cluster.host.synchronous]
     if notes := extrapolated(schedule, workload, cluster):
         about["extrapolated"] = notes
     played = workload.replay

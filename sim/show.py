@@ -51,7 +51,7 @@ def comparison_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]
         rows.append([name, readable("_s", whole), f"{traces[base].makespan_s / whole:.2f}",
                      readable("_s", median(trace.step_s.tolist())),
                      f"{readable('_s', exposed)} {exposed / whole:5.1%}", *(f"{share:.1%}" for share in shares),
-                     str(trace.staleness.max()), f"{trace.staleness.mean():.2f}"])  # fmt: skip
+                     str(trace.staleness.max()), f"{trace.mean_age.mean():.2f}"])  # fmt: skip
     return grid(head, rows)
 
 

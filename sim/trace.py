@@ -19,6 +19,7 @@ from sim.output import whole_file
 from sim.schedule import Op, Schedule, ScheduleError
 
 Array = npt.NDArray[np.float64]
+HOSTS = {True: "computes itself", False: "runs ahead"}  # what `about` says of the host: is it synchronous?
 _COLUMNS = "rank\tstream\top\treached_s\tstart_s\tend_s"
 _SPAN = re.compile(r"([0-9]+)\t(\w+)\t(\S+)" + r"\t(-?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?)" * 3)
 
@@ -118,6 +119,33 @@ class Trace:
         """[step]: seconds of each step, from the solver step before it to its own, on the slowest rank."""
         ends = [self.end_s[:, self.schedule.position[f"Z{s}"]].max() for s in range(self.schedule.steps)]
         return np.diff(np.array([self.start_s.min(), *ends]))
+
+    @cached_property
+    def layer_s(self) -> Array:
+        """[step, layer]: seconds of each layer, from the residual before it (the embedding) to its own, on the slowest
+        rank and micro-batch.  What a schedule runs there of other layers' ops counts too."""
+        ends = np.empty((self.schedule.steps, self.schedule.layers + 1))
+        ends[:, 0] = [self.end_s[:, self.schedule.position[f"P{s}"]].max() for s in range(self.schedule.steps)]
+        residuals = np.full((self.schedule.steps, self.schedule.layers), -np.inf)
+        for i, op in enumerate(self.schedule.ops):
+            if op.kind == "R":
+                residuals[op.step, op.layer] = max(residuals[op.step, op.layer], self.end_s[:, i].max())
+        ends[:, 1:] = residuals
+        return np.diff(ends, axis=1)
+
+    @cached_property
+    def all_to_all_s(self) -> Array:
+        """[rank]: seconds in which a dispatch or a combine was under way, waits for other ranks left out."""
+        mine = np.array([op.kind in "DC" for op in self.schedule.ops])
+        return np.array([_covered_s(b[mine], e[mine]) for b, e in zip(self.start_s, self.end_s, strict=True)])
+
+    @cached_property
+    def mean_age(self) -> Array:
+        """[step]: mean age in steps of what is added, over layers and slots, and over tokens where a policy decides."""
+        if self.ages is None:
+            return np.asarray(self.staleness.mean(axis=(1, 2)))
+        counts = self.ages.sum(axis=(1, 2))  # [step, age]
+        return np.asarray(counts @ np.arange(counts.shape[1]) / counts.sum(axis=1))
 
     def table(self) -> list[tuple[str, float, float]]:
         """(kind of op, seconds, share of the makespan), of the mean rank; then exposed communication."""
@@ -226,4 +254,4 @@ def _covered_s(begin: Array, end: Array) -> float:
     order = np.argsort(begin, kind="stable")
     begin, until = begin[order], np.maximum.accumulate(end[order])
     gaps = np.maximum(0.0, begin[1:] - until[:-1])
-    return float(until[-1] - begin[0] - gaps.sum())
+    return max(0.0, float(until[-1] - begin[0] - gaps.sum()))  # not a rounding below none

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from sim.buffers import worth
 from sim.cli import main
 from sim.compose import Settings
+from sim.critical import critical_path
 from sim.describe import describe, staleness_lines
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.report import Around, report
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
@@ -186,7 +188,10 @@ def test_check_draws_the_error(run: Run) -> None:
 
 def test_help_names_every_command_and_its_options(run: Run) -> None:
     for line in ("", "--help"):
-        assert all(command in run(line)[1] for command in ("show", "check", "simulate", "trace", "picture"))
+        assert all(
+            command in run(line)[1]
+            for command in ("show", "check", "simulate", "trace", "picture", "report", "critical")
+        )
     code, out, _ = run("simulate --help")
     assert code == 0
     assert all(option in out for option in ("--cluster", "--routing", "--wire", "--save", "--picture", "--rank"))
@@ -289,6 +294,34 @@ def test_modelled_routing_reaches_the_simulation(run: Run) -> None:
         routing = Routing.skewed(shape, 2, tokens, 4, **wanted)
         assert str(Trace.load("sync.trace")) == str(simulated("sync", routing=routing))
         assert Trace.load("sync.trace").about["routing"].startswith("modelled: imbalance 1.5, keep")
+
+
+def test_reports_and_critical_paths_follow_the_comparison(run: Run) -> None:
+    plain = run(BASE)[1]
+    code, out, err = run(f"{BASE} --report --critical --start-up 2s --decode 10ms --json r.json")
+    assert (code, err) == (0, "")
+    assert out.startswith(plain)
+    assert [line for line in out.splitlines() if line in ("sync:", "displaced:", "interweaved:")] == [
+        f"{name}:" for name in ("sync", "displaced", "interweaved") * 2
+    ]
+    reports = json.loads(Path("r.json").read_text())
+    assert [made["schedule"].split()[0] for made in reports] == ["sync", "displaced", "interweaved"]
+    assert reports[0] == report(simulated("sync"), Workload(MODELS["S"], 2, 2), Around(2.0, 0.01))
+    (gain,) = re.findall(r"^E routed experts +all +(.+?)  +", out, re.MULTILINE)[:1]
+    on_path = critical_path(simulated("sync")).seconds(lambda segment: segment.kind)
+    assert gain == readable("_s", on_path["E"])
+
+
+def test_saved_traces_are_reported_like_simulated_ones(run: Run) -> None:
+    simulated("sync").save("a.trace")
+    lines = run(f"{ONE.replace('--steps 3', '--steps 4')} --critical")[1].splitlines()
+    assert run("critical a.trace")[1].splitlines() == ["", "a.trace:", *lines[lines.index("sync:") + 1 :]]
+    half = run("critical a.trace --faster 50")[1]
+    assert "gain if 50% faster" in half
+    code, out, _ = run("report a.trace --json a.json")
+    assert code == 0
+    assert "images a GPU-hour" in out
+    assert json.loads(Path("a.json").read_text()) == [report(simulated("sync"))]
 
 
 def test_a_seed_draws_jitter(run: Run) -> None:
@@ -396,6 +429,16 @@ BAD = {
     f"{ONE} --trace mine.txt/a.json": "mine.txt/a.json: its directory does not exist",
     f"{ONE} --trace a --save a": "a is named twice",
     "simulate sync displaced --steps 3 --cluster c.yaml --save a": "--save a is one file for 2 traces; write {}",
+    f"{ONE} --start-up 1s": "--start-up and --decode have no effect without --report or --json",
+    f"{ONE} --report --decode 1kg": "decode_s: unknown unit 'kg'",
+    f"{ONE} --report --decode -1s": "decode_s=-1.0 should be at least 0",
+    f"{ONE} --json no/a.json": "no/a.json: its directory does not exist",
+    f"{ONE} --json a --save a": "a is named twice",
+    "report good.trace --json good.trace": "good.trace is named twice",
+    "report mine.txt": "mine.txt: not a trace",
+    "critical nope.trace": "nope.trace: No such file",
+    "critical good.trace --faster 0": "ops can take a share of 0 to 1 less time, not 0",
+    "critical good.trace --faster 101": "ops can take a share of 0 to 1 less time, not 1.01",
     "trace nope.trace -o a.json": "nope.trace: No such file",
     "trace mine.txt -o a.json": "mine.txt: not a trace",
     "trace binary -o a.json": "binary: not a trace",
