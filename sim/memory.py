@@ -66,8 +66,9 @@ class Memory:
 def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reserve: Reserve = Reserve()) -> Memory:
     """The peak of a run of `schedule` (checked) with `workload`; weights and activations take element_bytes each.
 
-    Raises ValueError if schedule and workload do not fit each other."""
-    workload = workload.fits(schedule)
+    Where a policy decides and the workload has no routing, all slots that it may send count: an upper bound.  Raises
+    ValueError if schedule and workload do not fit each other."""
+    workload = workload.fits(schedule if workload.routing is not None else replace(schedule, policy=None))
     held = _held(schedule, workload, element_bytes)  # what for -> [op, rank]
     inside = np.array([working_elements(op, schedule, workload) for op in schedule.ops]) * float(element_bytes)
     total = sum(held.values()) + inside
