@@ -42,17 +42,17 @@ GPUS = Path(__file__).parent.parent / "sim" / "gpus"
 def main() -> None:
     match [argument for argument in sys.argv[1:] if argument != "--hold"]:
         case [file] if Path(file).is_file():
-            run(read(Path(file)), hold="--hold" in sys.argv)
+            run(Path(file), hold="--hold" in sys.argv)
         case []:
             print(f"benchmarks/gemm.py: nothing done, since it was given no measurements\n\n{__doc__}")
         case other:
             sys.exit(f"benchmarks/gemm.py: {' '.join(other)} should be one file of measurements")
 
 
-def run(measured: dict[str, Array], hold: bool) -> None:
+def run(file: Path, hold: bool) -> None:
     """Fits, prints and writes everything; with `hold`, the package's GPUs stay as they are."""
     rows, fits = [], {}
-    for system, data in measured.items():
+    for system, data in read(file).items():
         fits[system] = fit(data, rates(system))
         rows.append({"system": system, "shapes": len(data), **errors(system, data, fits[system])})
     pooled = {
@@ -61,13 +61,23 @@ def run(measured: dict[str, Array], hold: bool) -> None:
     by_system = [{key: quantiles(v) if isinstance(v, np.ndarray) else v for key, v in row.items()} for row in rows]
     for row in (*by_system, {"system": "pooled", **pooled}):
         print(row)
-    target = Path(__file__).parent / "results" / "gemm.json"
-    target.write_text(
-        json.dumps({"meta": machine(), "source": SOURCE, "pooled": pooled, "rows": by_system}, indent=1) + "\n"
-    )
+    fits |= {name: inferred(name, fits[like]) for name, like in LIKE.items()}
+    squares = {
+        name: dict(zip(SQUARES[name], over_measured(name, fits[name]).round(3).tolist(), strict=True)) for name in LIKE
+    }
+    print("squares, predicted over measured:", squares)
+    meta = {**machine(), "command": f"python benchmarks/gemm.py {file.name}"}
+    found = {
+        "meta": meta,
+        "source": SOURCE,
+        "pooled": pooled,
+        "rows": by_system,
+        "squares, predicted over measured": squares,
+    }
+    (Path(__file__).parent / "results" / "gemm.json").write_text(json.dumps(found, indent=1) + "\n")
     if not hold:
         for name in sorted(file.stem for file in GPUS.glob("*.yaml")):
-            renew(name, fits[name] if name in fits else inferred(name, fits[LIKE[name]]))
+            renew(name, fits[name])
 
 
 def read(path: Path) -> dict[str, Array]:
@@ -117,15 +127,17 @@ def fit(data: Array, peak: tuple[float, float]) -> GemmFit:
 
 def inferred(name: str, like: GemmFit) -> GemmFit:
     """The fit of a GPU that is `like` another, with the share of arithmetic that its measured squares tell."""
-    peak, sizes = rates(name), np.array([(size, size, size) for size in SQUARES[name]], dtype=np.float64)
-    seconds = 2 * sizes[:, 0] ** 3 / (1e12 * np.array([*SQUARES[name].values()]))
 
     def loss(share: float) -> float:
-        return float(np.abs(np.log(fitted_s(replace(like, compute_share=share), sizes, peak) / seconds)).mean())
+        return float(np.abs(np.log(over_measured(name, replace(like, compute_share=share)))).mean())
 
-    found = replace(like, compute_share=round(float(minimize_scalar(loss, bounds=(0.3, 1.5), method="bounded").x), 3))
-    print(name, "predicted over measured:", (fitted_s(found, sizes, peak) / seconds).round(3))
-    return found
+    return replace(like, compute_share=round(float(minimize_scalar(loss, bounds=(0.3, 1.5), method="bounded").x), 3))
+
+
+def over_measured(name: str, fit: GemmFit) -> Array:
+    """Seconds of the SQUARES of a GPU, predicted over measured."""
+    sizes = np.array([(size, size, size) for size in SQUARES[name]], dtype=np.float64)
+    return fitted_s(fit, sizes, rates(name)) * 1e12 * np.array([*SQUARES[name].values()]) / (2 * sizes[:, 0] ** 3)
 
 
 def basis(data: Array, nodes: list[tuple[int, ...]]) -> Array:

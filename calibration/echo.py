@@ -55,6 +55,10 @@ class EchoTransport:
             lambda: rows_RD.repeat(-(-due // have), 1)[:due] if have else rows_RD.new_zeros(due, rows_RD.shape[1]),
         )
 
+    def gather(self, name: str, rows_RD: Tensor, header: Tensor) -> Pending:
+        """This rank's rows, once from every rank."""
+        return self._arrive(name, header, lambda: rows_RD.repeat(self.world, 1))
+
     def barrier(self) -> None:
         """Nobody to meet, but what was posted has ended."""
         self._stream.barrier()

@@ -17,7 +17,7 @@ from realrun.execute import RankRun, execute
 from realrun.pacing import pace
 from realrun.ranks import RankContext
 from realrun.run import DTYPES, Settings, prepare
-from realrun.transport import GlooTransport, Pending
+from realrun.transport import GlooTransport, Pending, Transport
 from sim.schedule import Schedule
 from sim.workload import Workload
 
@@ -36,14 +36,15 @@ def compute_on_rank(
     context: RankContext, schedule: Schedule, workload: Workload, settings: Settings, load: Transfers | None
 ) -> tuple[RankRun, Spans]:
     """`schedule` over a transport that moves nothing, and the spans of the load, if any, that ran beside it."""
-    model, noise, labels = prepare(context, workload, settings)
+    model, noise, labels = prepare(context, schedule, workload, settings)
     with GlooTransport(context) as transport:
         pace(settings.link_bytes_per_s)
         transport.barrier()
         beside = _Load(transport, workload, settings, load) if load else None
         with GlooTransport(replace(context, rank=0, world=1)) as stream:
             echo = EchoTransport(context.rank, context.world, stream)
-            report = execute(schedule, model, echo, noise, labels)
+            streams: dict[str, Transport] = dict.fromkeys(["communication", *schedule.streams[1:]], echo)
+            report = execute(schedule, model, streams, noise, labels)
         return report, _spans(beside.stop()) if beside else []
 
 

@@ -17,7 +17,7 @@ from sim.load import load_schedule, only, sources
 from sim.output import refuse_unwritable
 from sim.terminal import run_app
 from sim.units import quantity, readable
-from sim.workload import MODELS, Workload
+from sim.workload import MODELS, WIRES, Workload
 
 if TYPE_CHECKING:
     from realrun.run import Run, Settings
@@ -30,8 +30,8 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
+    from realrun.messages import TransferError
     from realrun.ranks import RanksFailed
-    from realrun.transport import TransferError
 
     run_app(app, arguments, faults=(RanksFailed, TransferError))
 
@@ -50,6 +50,9 @@ def realrun(
     ranks: Annotated[int | None, typer.Option(help="Ranks to start here (2); torchrun says its own.")] = None,
     images: Annotated[int, typer.Option(help="Images a rank.")] = 4,
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    wire: Annotated[
+        str | None, typer.Option(help=f"How rows travel ({', '.join(WIRES)}); as they are without.")
+    ] = None,
     link: Annotated[str | None, typer.Option(help='Rate of each link between two ranks, as "200 Mbit/s".')] = None,
     seed: Annotated[int, typer.Option(help="Of noise, labels and weights.")] = 0,
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
@@ -69,9 +72,9 @@ def realrun(
         if path is not None:
             refuse_unwritable(path)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    settings = Settings(seed, dtype, link_bytes_per_s=rate, keep_scores=routing is not None)
+    settings = Settings(seed, dtype, link_bytes_per_s=rate)
     world = _world(ranks)
-    workload = Workload(MODELS[model], world, images, dtype)
+    workload = Workload(MODELS[model], world, images, wire or dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)
     check_fit(plan, workload, settings, world)
     made = _run(plan, workload, settings, timeout)
@@ -116,13 +119,8 @@ def _tell(made: Run, settings: Settings) -> None:
 
 
 def _verify(made: Run, schedule: Schedule, workload: Workload, settings: Settings) -> None:
-    from realrun.reference import reference
-    from realrun.run import build_model, inputs
+    from realrun.verify import difference
 
-    model = build_model(workload.model, range(workload.model.experts), settings)
-    furthest = 0.0
-    for rank, final in enumerate(made.final):
-        mine = range(rank * workload.images, (rank + 1) * workload.images)
-        expected, _ = reference(schedule, model, *inputs(workload.model, mine, settings), settings.guidance)
-        furthest = max(furthest, float((final - expected).abs().max()))
-    print(f"largest difference from one process without communication: {furthest:.3g}")
+    furthest, wrong = difference(made, schedule, workload, settings)
+    aged = "" if made.trace.ages is None else f"; outputs of another age: {wrong}"
+    print(f"largest difference from one process without communication: {furthest:.3g}{aged}")

@@ -1,26 +1,32 @@
 """Runs a schedule on one rank, op by op, in the order of its text.
 
-Every op is a function of the results that `Schedule.inputs` names and of nothing else; a result is dropped after its
-last user.  Compute runs in the calling thread; collectives go to the transport, which has a stream of its own, and are
-waited for only where their rows are used.  What a rank reports is what happened: when each op began and ended, and how
-old the added outputs were by the tags that travelled with them.
+Every op is a function of the results that `Schedule.inputs` names and of nothing else (but for what a policy
+remembers); a result is dropped after its last user.  Compute runs in the calling thread; collectives go to the
+transport of their communicator, which has a stream of its own, and are waited for only where their rows are used.
+What a rank reports is what happened: when each op began and ended, and how old the added outputs, keys and values were
+by the tags that travelled with them.
 
-Suffixes: B images in the forward, T tokens of an image, N = B * T tokens, D hidden, K slots, R rows, W ranks."""
+Suffixes: B images in the forward, T tokens of an image on this rank, N = B * T tokens, D hidden, K slots, W ranks,
+X elements of a row on the wire, A heads, G width of a head."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from realrun.model import Block, DiTMoE
-from realrun.rows import Packed, pack, run_experts, unpack
-from realrun.transport import Parcel, Pending, Stamps, Transport
+from realrun.chains import Arrived, Chains, Computed, Sent, header
+from realrun.held import Held, Results
+from realrun.model import Block, DiTMoE, Modulation
+from realrun.patches import band, to_heads, to_rows
+from realrun.transport import Pending, Stamps, Transport
+from realrun.wire import decode, encode
 from sim.schedule import Op, Schedule
+from sim.workload import Workload
 
 
 class Residual(NamedTuple):
@@ -30,183 +36,218 @@ class Residual(NamedTuple):
     c_BD: Tensor
 
 
+class Projected(NamedTuple):
+    """What Q makes: the residual so far, the queries, and keys and values as they travel."""
+
+    residual: Residual
+    modulation: Modulation
+    q_BATG: Tensor
+    kv_RX: Tensor  # keys, then values
+
+
+class Gathered(NamedTuple):
+    """Keys and values of all ranks under way, of the layers from `first` on."""
+
+    pending: Pending
+    first: int
+    layers: int
+
+
 class Attended(NamedTuple):
-    """What A makes: the residual so far, the experts' input, and where its tokens go."""
+    """What A makes for its own R: the residual so far and the gate of the experts' output."""
 
     x_BTD: Tensor
     c_BD: Tensor
     gate_BD: Tensor
-    h_ND: Tensor
-    weight_NK: Tensor
-    packed: Packed | None  # None: this step's tokens are not dispatched
-
-
-class Sent(NamedTuple):
-    """A collective under way, and how its rows were packed on this rank."""
-
-    pending: Pending
-    packed: Packed
-
-
-class Computed(NamedTuple):
-    """Expert outputs on the experts' rank, grouped by the rank that they came from, with the tags they came with."""
-
-    rows_RD: Tensor
-    tags_W3: Tensor
-    rows_to_W: Tensor
-    packed: Packed
-
-
-class Weights(NamedTuple):
-    """What is left of an A after its own R: the router weights, which a later R may carry."""
-
-    weight_NK: Tensor
 
 
 @dataclass
 class RankRun:
     """What one rank saw of a run.  Times are seconds of time.monotonic()."""
 
-    spans_s: list[tuple[float, float]]  # [op]: began (a collective: this rank was ready for it), ended
-    staleness: Tensor  # [step, layer, slot] int64, the oldest micro-batch's
-    experts: dict[str, Tensor]  # "A3.1" -> [N, K] int16, the experts of every token, best first
-    final_BCHW: Tensor
-    scores: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] their router scores; if asked for
+    staleness: Tensor  # [step, layer, slot] int64, the oldest token's of all micro-batches
+    ages: Tensor  # [step, layer, slot, age] int64: how many tokens' outputs were that old
+    attention_staleness: Tensor  # [step, layer] int64, the oldest micro-batch's; 0 where attention is local
+    final_BCHW: Tensor  # this rank's share
+    spans_s: list[tuple[float, float]] = field(default_factory=list)  # [op]: began (collective: was ready), ended
+    sent_bytes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # "D3.1" -> [dst] bytes of rows over links
+    experts: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] the experts of every token, best first
+    scores: dict[str, Tensor] = field(default_factory=dict)  # "A3.1" -> [N, K] float32, the router's scores
+    held: list[Held] = field(default_factory=list)
     velocity: list[Tensor] = field(default_factory=list)  # [step] [2B, C, H, W], before guidance; if asked for
 
 
 def execute(
     schedule: Schedule,
     model: DiTMoE,
-    transport: Transport,
+    streams: dict[str, Transport],
     z_BCHW: Tensor,
     y_B: Tensor,
     *,
     guidance: float = 1.5,
     keep_velocity: bool = False,
-    keep_scores: bool = False,
+    wire: str | None = None,
 ) -> RankRun:
     """Samples from noise z [B, C, H, W] and labels y [B] by rectified flow: Euler steps z <- z - v / steps.
 
-    Both guidance halves go through the network in one forward, [conditional ; unconditional].  All ranks must call
-    this with the same schedule.  Raises TransferError, which names op and rank, if a peer fails."""
+    Images are this rank's own; with sharded patches they are all ranks' images, of which it keeps its share.  Both
+    guidance halves go through the network in one forward, [conditional ; unconditional].  streams: a transport for
+    each of the schedule's communicators.  wire: how rows travel, a key of sim.workload.WIRES; None: as they are.
+
+    All ranks must call this with the same schedule.  Raises TransferError, which names op and rank, if a peer fails."""
     with torch.inference_mode():
-        return _Executor(schedule.check(), model, transport, z_BCHW, y_B, guidance, keep_velocity, keep_scores).run()
+        wire = wire or str(z_BCHW.dtype).removeprefix("torch.")
+        return _Executor(schedule.check(), model, streams, z_BCHW, y_B, guidance, keep_velocity, wire).run()
 
 
 class _Executor:
     """State of one run on one rank: the image so far, and the results that a later op will use."""
 
-    def __init__(self, schedule: Schedule, model: DiTMoE, transport: Transport, z: Tensor, y: Tensor,
-                 guidance: float, keep_velocity: bool, keep_scores: bool) -> None:  # fmt: skip
-        self.schedule, self.model, self.transport = schedule, model, transport
-        self.z_BCHW, self.guidance = z, guidance
-        self.keep_velocity, self.keep_scores = keep_velocity, keep_scores
+    def __init__(self, schedule: Schedule, model: DiTMoE, streams: dict[str, Transport], z: Tensor, y: Tensor,
+                 guidance: float, keep_velocity: bool, wire: str) -> None:  # fmt: skip
+        self.schedule, self.model, self.streams, self.wire = schedule, model, streams, wire
+        self.guidance, self.keep_velocity = guidance, keep_velocity
+        transport, sharded = next(iter(streams.values())), schedule.sharded_patches
+        self.rank, self.world = transport.rank, transport.world
+        self.z_BCHW = band(z, self.rank, self.world) if sharded else z
+        self.first_token = self.rank * (model.shape.tokens // self.world) if sharded else 0
         self.y_2B = torch.cat([y, torch.full_like(y, model.shape.classes)])
-        self.results: dict[str, Any] = {}
-        ages = torch.full((schedule.steps, schedule.layers, schedule.top_k), -1, dtype=torch.int64)
-        self.report = RankRun([], ages, {}, z)
+        self.results = Results(schedule)
+        mine = Workload(model.shape, self.world, len(z) // (self.world if sharded else 1))
+        tokens = torch.from_numpy(mine.token_numbers(schedule, self.rank)).chunk(schedule.micro_batches)
+        token_N = dict(zip(schedule.parts, tokens, strict=True))
+        self.chains = Chains(schedule, model, streams, token_N, self.results, wire)
+        ages = torch.zeros((schedule.steps, schedule.layers, schedule.top_k, schedule.steps), dtype=torch.int64)
+        self.report = RankRun(ages[..., 0] - 1, ages, ages[:, :, 0, 0].clone(), self.z_BCHW)
 
     def run(self) -> RankRun:
-        last_use = {name: i for i, op in enumerate(self.schedule.ops) for name in self.schedule.inputs(op)}
         transfers: dict[int, Stamps] = {}
-        spans = self.report.spans_s
-        self.transport.barrier()
+        report, results = self.report, self.results
+        self._meet()
         for i, op in enumerate(self.schedule.ops):
-            inputs = {name: self.results[name] for name in self.schedule.inputs(op)}
+            results.at = i
             if op.stream == "compute":
-                self._wait_for(inputs.values())
+                self._wait_for_inputs(op)
             began_s = time.monotonic()
-            self.results[op.name] = made = _DO[op.kind](self, op, inputs)
-            spans.append((began_s, time.monotonic()))
-            if isinstance(made, Sent):
+            made = _DO[op.kind](self, op)
+            report.spans_s.append((began_s, time.monotonic()))
+            if isinstance(made, Sent | Gathered):
                 transfers[i] = made.pending.stamps
                 if op.blocks:
-                    self._wait_for([made])
-            for name in inputs:
-                if last_use[name] == i:
-                    del self.results[name]
-        self.transport.barrier()
+                    made.pending.wait()
+            results.keep(op.name, made)
+            results.drop()
+        self._meet()
         for i, stamps in transfers.items():
-            spans[i] = stamps.reached_s, stamps.end_s
-        self.report.final_BCHW = self.z_BCHW
-        return self.report
+            report.spans_s[i] = stamps.reached_s, stamps.end_s
+            report.sent_bytes[self.schedule.ops[i].name] = stamps.sent_bytes
+        report.final_BCHW, report.held = self.z_BCHW, results.held()
+        return report
 
-    @staticmethod
-    def _wait_for(inputs: Iterable[Any]) -> None:
-        for sent in inputs:
-            if isinstance(sent, Sent):
-                sent.pending.wait()
+    def _meet(self) -> None:
+        for transport in self.streams.values():
+            transport.barrier()
 
-    # One method a kind of op: (op, results of its inputs by name) -> its result.
+    def _wait_for_inputs(self, op: Op) -> None:
+        for name in self.schedule.inputs(op):
+            if name[0] in "KDC" and isinstance(made := self.results[name], Sent | Gathered):
+                made.pending.wait()
 
-    def _embed(self, op: Op, inputs: Mapping[str, Any]) -> dict[str, Residual]:
+    # One method a kind of op: its result, which is kept under the op's name.
+
+    def _embed(self, op: Op) -> dict[str, Residual]:
         t = (self.schedule.steps - op.step) / self.schedule.steps
-        x_BTD, c_BD = self.model.embed(self.z_BCHW.repeat(2, 1, 1, 1), t, self.y_2B)
+        x_BTD, c_BD = self.model.embed(self.z_BCHW.repeat(2, 1, 1, 1), t, self.y_2B, self.first_token)
         parts = self.schedule.parts
         chunks = zip(parts, x_BTD.chunk(len(parts)), c_BD.chunk(len(parts)), strict=True)
         return {part: Residual(x, c) for part, x, c in chunks}
 
-    def _attend(self, op: Op, inputs: Mapping[str, Any]) -> Attended:
-        (before,) = inputs.values()
-        residual: Residual = before if op.layer else before[op.part]
+    def _project(self, op: Op) -> Projected:
+        residual, block = self._before(op), self._block(op)
+        modulation = block.modulation(residual.c_BD)
+        q_BATG, k_BATG, v_BATG = block.project(residual.x_BTD, modulation)
+        return Projected(residual, modulation, q_BATG, encode(to_rows(k_BATG, v_BATG), self.wire))
+
+    def _gather(self, op: Op) -> Gathered:
+        assert op.layer is not None
+        layers = self.schedule.layers_of(op)
+        rows_RX = torch.cat([self.results[name].kv_RX for name in self.schedule.inputs(op)])
+        counts_W1 = torch.full((self.world, 1), len(rows_RX))
+        pending = self.streams[op.stream].gather(op.name, rows_RX, header(self.chains.tag(op), counts_W1))
+        self.results.note("keys and values", op.name, pending.stamps)
+        return Gathered(pending, op.layer, len(layers))
+
+    def _attend(self, op: Op) -> Attended:
         block = self._block(op)
-        x_BTD, h_BTD, gate_BD = block.attend(*residual)
+        if self.schedule.sharded_patches:
+            projected: Projected = self.results[f"Q{op.step}.{op.layer}{op.part}"]
+            residual = projected.residual
+            qkv = (projected.q_BATG, *self._keys_and_values(op, projected.kv_RX, len(residual.c_BD)))
+            x_BTD, h_BTD, gate_BD = block.finish(residual.x_BTD, projected.modulation, qkv)
+        else:
+            residual = self._before(op)
+            x_BTD, h_BTD, gate_BD = block.attend(*residual)
         h_ND = h_BTD.flatten(0, 1)
         idx_NK, weight_NK = block.moe.route(h_ND)
-        self.report.experts[op.name] = idx_NK.to(torch.int16)
-        if self.keep_scores:
-            self.report.scores[op.name] = weight_NK.float()
-        slots = self.schedule.chain_slots(op)
-        packed = pack(h_ND, idx_NK, slots, self.transport.world, self.model.shape.experts) if slots else None
-        return Attended(x_BTD, residual.c_BD, gate_BD, h_ND, weight_NK, packed)
+        self.report.experts[op.name] = idx_NK
+        self.report.scores[op.name] = weight_NK.float()
+        self.results.keep(f"{op.name}/h", h_ND)
+        self.chains.route(op, h_ND, idx_NK, weight_NK)
+        return Attended(x_BTD, residual.c_BD, gate_BD)
 
-    def _count(self, op: Op, inputs: Mapping[str, Any]) -> Sent:
-        (attended,) = inputs.values()
-        return Sent(self.transport.counts(op.name, self._header(op, attended.packed)), attended.packed)
+    def _keys_and_values(self, op: Op, own_RX: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """[B, A, S, G] each: this rank's of now, the others' of the step that `op` reads, in the order of the ranks."""
+        assert op.layer is not None
+        name = next(name for name in self.schedule.inputs(op) if name[0] == "K")
+        gathered: Gathered = self.results[name]
+        parcel = gathered.pending.wait()
+        world, rank = self.world, self.rank
+        of_layer_WRX = parcel.rows_RD.view(world, gathered.layers, *own_RX.shape)[:, op.layer - gathered.first]
+        by_rank = [own_RX if w == rank else of_layer_WRX[w] for w in range(world)]
+        rows_RD = decode(torch.cat(by_rank), self.wire, self.z_BCHW.dtype)
+        others = [tag for w, tag in enumerate(parcel.tags.tolist()) if w != rank or world == 1]
+        ages = self.report.attention_staleness[op.step]
+        ages[op.layer] = max(int(ages[op.layer]), *(op.step - step for step, *_ in others))
+        return to_heads(rows_RD.view(world, len(own_RX), -1), images, self.model.shape.heads)
 
-    def _dispatch(self, op: Op, inputs: Mapping[str, Any]) -> Sent:
-        chain = f"{op.step}.{op.layer}{op.part}"
-        packed: Packed = inputs[f"A{chain}"].packed
-        counted: Sent | None = inputs.get(f"N{chain}")
-        header = self._header(op, packed)
-        return Sent(self.transport.dispatch(op.name, packed.rows_RD, header, counted and counted.pending), packed)
+    def _count(self, op: Op) -> Sent:
+        return self.chains.count(op)
 
-    def _share(self, op: Op, inputs: Mapping[str, Any]) -> Tensor:
-        (attended,) = inputs.values()
-        shared_ND: Tensor = self._block(op).moe.shared_experts(attended.h_ND)
+    def _dispatch(self, op: Op) -> Sent:
+        return self.chains.dispatch(op)
+
+    def _share(self, op: Op) -> Tensor:
+        shared_ND: Tensor = self._block(op).moe.shared_experts(self.results[f"A{op.step}.{op.layer}{op.part}/h"])
         return shared_ND
 
-    def _compute(self, op: Op, inputs: Mapping[str, Any]) -> Computed:
-        (sent,) = inputs.values()
-        parcel: Parcel = sent.pending.wait()
-        rows_RD = run_experts(self._block(op).moe.experts, parcel.rows_RD, parcel.counts)
-        return Computed(rows_RD, parcel.tags, parcel.counts.sum(dim=1), sent.packed)
+    def _compute(self, op: Op) -> Computed | Arrived:
+        return self.chains.compute(op)
 
-    def _combine(self, op: Op, inputs: Mapping[str, Any]) -> Sent:
-        (done,) = inputs.values()
-        header = torch.cat([done.tags_W3, done.rows_to_W[:, None]], dim=1)
-        rows_from = done.packed.counts_WE.sum(dim=1).tolist()
-        return Sent(self.transport.combine(op.name, done.rows_RD, header, rows_from), done.packed)
+    def _combine(self, op: Op) -> Sent:
+        return self.chains.combine(op)
 
-    def _add(self, op: Op, inputs: Mapping[str, Any]) -> Residual:
-        own: Attended = inputs[f"A{op.step}.{op.layer}{op.part}"]
-        weights = inputs[f"A{self.schedule.weights_step(op)}.{op.layer}{op.part}"].weight_NK
-        outputs = {step: self._returned(op, inputs[f"C{step}.{op.layer}{op.part}"]) for step in set(op.reads)}
-        total_ND = inputs[f"S{op.step}.{op.layer}{op.part}"]
-        for slot, step in enumerate(self.schedule.steps_read(op)):
-            age, by_slot = outputs[step]
-            total_ND = torch.addcmul(total_ND, by_slot[slot], weights[:, slot, None])
-            self._observe(op, slot, age)
-        self.results[f"A{op.step}.{op.layer}{op.part}"] = Weights(own.weight_NK)  # all that a later R may want of it
+    def _add(self, op: Op) -> Residual:
+        assert op.layer is not None
+        chain = f"{op.layer}{op.part}"
+        own: Attended = self.results[f"A{op.step}.{chain}"]
+        weight_NK = self.results[f"A{self.schedule.weights_step(op)}.{chain}/weights"]
+        total_ND = self.results[f"S{op.step}.{chain}"]
+        out_KND, age_KN = self.chains.outputs(op, len(total_ND))
+        for slot, out_ND in enumerate(out_KND):
+            total_ND = torch.addcmul(total_ND, out_ND, weight_NK[:, slot, None])
+            ages = self.report.ages[op.step, op.layer, slot]
+            ages += age_KN[slot].bincount(minlength=len(ages))
+        oldest = self.report.staleness[op.step, op.layer]
+        torch.maximum(oldest, age_KN.amax(dim=1), out=oldest)
         return Residual(own.x_BTD + own.gate_BD[:, None] * total_ND.view_as(own.x_BTD), own.c_BD)
 
-    def _final(self, op: Op, inputs: Mapping[str, Any]) -> Tensor:
-        x_BTD, c_BD = (torch.cat(halves) for halves in zip(*inputs.values(), strict=True))
+    def _final(self, op: Op) -> Tensor:
+        parts = (self.results[name] for name in self.schedule.inputs(op))
+        x_BTD, c_BD = (torch.cat(halves) for halves in zip(*parts, strict=True))
         return self.model.final(x_BTD, c_BD)
 
-    def _solve(self, op: Op, inputs: Mapping[str, Any]) -> None:
-        (v_2BCHW,) = inputs.values()
+    def _solve(self, op: Op) -> None:
+        v_2BCHW: Tensor = self.results[f"F{op.step}"]
         if self.keep_velocity:
             self.report.velocity.append(v_2BCHW)
         v_BCHW, free_BCHW = v_2BCHW.chunk(2)
@@ -218,28 +259,18 @@ class _Executor:
         assert op.layer is not None
         return self.model.block(op.layer)
 
-    def _header(self, op: Op, packed: Packed) -> Tensor:
-        """[rank, 3 + experts a rank]: the tag that travels with the rows, and how many rows for each expert."""
-        tag = torch.tensor([op.step, op.layer, self.schedule.parts.index(op.part)])
-        return torch.cat([tag.expand(len(packed.counts_WE), 3), packed.counts_WE], dim=1)
-
-    def _returned(self, op: Op, sent: Sent) -> tuple[int, dict[int, Tensor]]:
-        """Age by the tags that came with the rows, and the rows by slot."""
-        parcel: Parcel = sent.pending.wait()
-        tags = {tuple(tag) for tag in parcel.tags.tolist()}
-        (step, layer, part), *others = tags
-        assert not others, f"{op.name}: rows of several ops came together: {tags}"
-        assert (layer, part) == (op.layer, self.schedule.parts.index(op.part)), f"{op.name}: rows of {tags} came"
-        return op.step - step, unpack(parcel.rows_RD, sent.packed)
-
-    def _observe(self, op: Op, slot: int, age: int) -> None:
-        assert op.layer is not None
-        ages = self.report.staleness[op.step, op.layer]
-        ages[slot] = max(int(ages[slot]), age)
+    def _before(self, op: Op) -> Residual:
+        """The residual that the first op of a layer (A, or Q) begins with."""
+        (name,) = self.schedule.inputs(op)
+        before = self.results[name]
+        residual: Residual = before if op.layer else before[op.part]
+        return residual
 
 
-_DO: dict[str, Callable[[_Executor, Op, Mapping[str, Any]], Any]] = {
+_DO: dict[str, Callable[[_Executor, Op], Any]] = {
     "P": _Executor._embed,
+    "Q": _Executor._project,
+    "K": _Executor._gather,
     "A": _Executor._attend,
     "N": _Executor._count,
     "D": _Executor._dispatch,

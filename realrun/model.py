@@ -164,9 +164,12 @@ class DiTMoE(nn.Module):
             self.final_layer = nn.ModuleDict({"linear": linear, "adaLN_modulation": _conditioned(hidden, 2)})
         self.to(dtype)
 
-    def embed(self, z_BCHW: Tensor, t: float, y_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_BTD, c_BD): tokens, and what conditions them: time t in (0, 1] and label (`classes`: no label)."""
-        x_BTD = self.x_embedder["proj"](z_BCHW).flatten(2).transpose(1, 2) + self.pos_embed
+    def embed(self, z_BCHW: Tensor, t: float, y_B: Tensor, first_token: int = 0) -> tuple[Tensor, Tensor]:
+        """(x_BTD, c_BD): tokens, and what conditions them: time t in (0, 1] and label (`classes`: no label).
+
+        The latents may be a few rows of patches of the image, the first of which is token number `first_token`."""
+        x_BTD = self.x_embedder["proj"](z_BCHW).flatten(2).transpose(1, 2)
+        x_BTD = x_BTD + self.pos_embed[:, first_token : first_token + x_BTD.shape[1]]
         waves = sinusoids(torch.tensor([t], dtype=torch.float32, device=z_BCHW.device))
         c_BD: Tensor = self.t_embedder["mlp"](waves.to(z_BCHW.dtype)) + self.y_embedder["embedding_table"](y_B)
         return x_BTD, c_BD

@@ -6,44 +6,67 @@ Suffixes: N tokens, D hidden width, K top-k slots, R rows (pairs of token and sl
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-class Packed(NamedTuple):
-    """Rows ready to be sent, grouped by the rank of their expert, then by expert."""
+class Places(NamedTuple):
+    """Whose rows are packed, in which order: row r is slot_R[r] of token_R[r].
 
-    rows_RD: Tensor
-    order_R: Tensor  # row r is pair order_R[r] = token * len(slots) + index of its slot in `slots`
-    slots: tuple[int, ...]
-    counts_WE: Tensor  # int64: rows for each expert of each rank
+    They are grouped by the rank of their expert, then by expert; one piece of each rank's experts, or all of them."""
 
+    token_R: Tensor
+    slot_R: Tensor
+    counts_WE: Tensor  # int64: rows for each expert (of the piece) of each rank
 
-def pack(h_ND: Tensor, idx_NK: Tensor, slots: tuple[int, ...], ranks: int, experts: int) -> Packed:
-    """Lays out the (token, slot) pairs of `slots` for their experts; expert e lives on rank e mod `ranks`."""
-    expert_R = idx_NK[:, list(slots)].flatten()
-    place_R = expert_R % ranks * (experts // ranks) + expert_R // ranks
-    order_R = place_R.argsort(stable=True)
-    counts = torch.bincount(place_R, minlength=experts)
-    return Packed(h_ND[order_R // len(slots)], order_R, slots, counts.view(ranks, -1))
+    def of_slots(self, slots: Collection[int]) -> Tensor:
+        """[R]: which rows belong to one of `slots`."""
+        return torch.isin(self.slot_R, torch.tensor([*slots], device=self.slot_R.device))
 
 
-def run_experts(experts: nn.ModuleDict, rows_RD: Tensor, counts_WE: Tensor) -> Tensor:
+def lay_out(
+    idx_NK: Tensor, mask_N: Mapping[int, Tensor], ranks: int, experts: int, pieces: int = 1
+) -> tuple[Places, ...]:
+    """The places, piece by piece, of the tokens in mask_N [slot]; expert e lives on rank e mod `ranks`.
+
+    A rank's experts, in order, are cut into `pieces` equal pieces.  The rows of all pieces follow one another."""
+    held = experts // ranks
+    share = held // pieces
+    going_NK = torch.stack([mask_N.get(k, torch.zeros_like(idx_NK[:, 0] > 0)) for k in range(idx_NK.shape[1])], dim=1)
+    token_R, slot_R = going_NK.nonzero(as_tuple=True)
+    expert_R = idx_NK[token_R, slot_R]
+    home_R, local_R = expert_R % ranks, expert_R // ranks
+    group_R = (local_R // share * ranks + home_R) * share + local_R % share
+    order_R = group_R.argsort(stable=True)
+    counts_PWE = torch.bincount(group_R, minlength=experts).view(pieces, ranks, share)
+    sizes = counts_PWE.sum(dim=(1, 2)).tolist()
+    orders = torch.split(order_R, sizes)
+    return tuple(Places(token_R[o], slot_R[o], c) for o, c in zip(orders, counts_PWE, strict=True))
+
+
+def pack(h_ND: Tensor, pieces: Sequence[Places]) -> Tensor:
+    """Rows [R, D] of all pieces, one after the other."""
+    return h_ND[torch.cat([places.token_R for places in pieces])]
+
+
+def of_piece(rows_RD: Tensor, pieces: Sequence[Places], piece: int) -> Tensor:
+    """The rows of one piece, as a view of what `pack` made."""
+    ends = [*accumulate((len(places.token_R) for places in pieces), initial=0)]
+    start, end = [*pairwise(ends)][piece]
+    return rows_RD[start:end]
+
+
+def run_experts(experts: Sequence[nn.Module], rows_RD: Tensor, counts_WE: Tensor) -> Tensor:
     """Outputs of rows that came from every rank, in the order in which they came.
 
     counts_WE says how many rows of each source are for each of the local `experts`, in their order."""
     groups = torch.split(rows_RD, counts_WE.flatten().tolist())  # by source, then by expert
     outputs = list(groups)
-    for i, expert in enumerate(experts.values()):
+    for i, expert in enumerate(experts):
         mine = groups[i :: len(experts)]
         outputs[i :: len(experts)] = torch.split(expert(torch.cat(mine)), [len(group) for group in mine])
     return torch.cat(outputs)
-
-
-def unpack(rows_RD: Tensor, packed: Packed) -> dict[int, Tensor]:
-    """Slot -> [N, D]: expert outputs in packed order, back at their tokens."""
-    out_RD = torch.empty_like(rows_RD)
-    out_RD[packed.order_R] = rows_RD
-    return dict(zip(packed.slots, out_RD.view(-1, len(packed.slots), rows_RD.shape[1]).unbind(1), strict=True))

@@ -6,8 +6,8 @@ what the ranks saw into one Trace.  It knows nothing of predictions."""
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from realrun.execute import RankRun, execute
+from realrun.held import Held
 from realrun.model import DiTMoE, load, random_state
 from realrun.pacing import pace
 from realrun.ranks import RankContext, Ranks
-from realrun.transport import GlooTransport
-from sim.op import Op
+from realrun.transport import open_streams
 from sim.routing import Records, Routing
-from sim.schedule import Schedule
+from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
-from sim.workload import ModelShape, Workload
+from sim.workload import WIRES, ModelShape, Workload
 
+Array = npt.NDArray[np.int64]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,7 +40,6 @@ class Settings:
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
-    keep_scores: bool = False  # of the router, in the Run's routing: 4 bytes a token, layer, step and slot
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -55,9 +55,11 @@ class Run:
     """What real ranks made of a schedule."""
 
     trace: Trace
-    final: Tensor  # [rank, image, C, H, W] latents
+    final: Tensor  # [rank, image, C, H, W] latents; with sharded patches: of as many images, each made by all ranks
     velocity: Tensor | None  # [rank, step, 2 x image, C, H, W], conditional half first; None unless kept
-    routing: Routing  # of every token, as a simulation's workload reads it
+    routing: Routing  # what the router chose for every token, as a simulation's workload reads it
+    sent_bytes: Array  # [op, src, dst] of rows over links; headers not counted
+    held: list[list[Held]]  # [rank] the buffers that waited between ops
 
 
 def run(
@@ -92,9 +94,12 @@ def run_as_rank(
 
 def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world: int) -> None:
     """Raises ValueError that says which two things do not fit each other."""
-    workload.fits(schedule.check())
-    if workload.wire != settings.dtype:
-        raise ValueError(f"{settings.dtype} rows travel as {settings.dtype}, not as {workload.wire}")
+    workload.fits(replace(schedule.check(), policy=None))  # whom a policy picks, the run itself will find out
+    wire, size = workload.wire, DTYPES[settings.dtype].itemsize
+    if WIRES[wire].element_bytes > size:
+        raise ValueError(f"wire: {settings.dtype} rows gain nothing from travelling as {wire}")
+    if wire != settings.dtype and not any(op.kind in "KDC" for op in schedule.ops):
+        raise ValueError(f"wire: {wire} has no effect on {schedule.name}: no rows travel")
     if workload.ranks != world:
         raise ValueError(f"the workload is for {workload.ranks} ranks, but {world} are running")
     if settings.link_bytes_per_s is not None and world == 1:
@@ -122,12 +127,18 @@ def build_model(
 
 
 def prepare(
-    context: RankContext, workload: Workload, settings: Settings, state: Mapping[str, Tensor] | None = None
+    context: RankContext,
+    schedule: Schedule,
+    workload: Workload,
+    settings: Settings,
+    state: Mapping[str, Tensor] | None = None,
 ) -> tuple[DiTMoE, Tensor, Tensor]:
-    """What a rank works with: its part of the model, and noise and labels of its own images."""
+    """What a rank works with: its part of the model, and noise and labels of its images (sharded patches: of all)."""
     shape, images = workload.model, workload.images
-    model = build_model(shape, range(context.rank, shape.experts, context.world), settings, state)
-    return model, *inputs(shape, range(context.rank * images, (context.rank + 1) * images), settings)
+    held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
+    mine = range(context.rank * images, (context.rank + 1) * images)
+    numbers = range(context.world * images) if schedule.sharded_patches else mine
+    return build_model(shape, held, settings, state), *inputs(shape, numbers, settings)
 
 
 def execute_rank(
@@ -139,16 +150,17 @@ def execute_rank(
 ) -> RankRun:
     """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule.
 
-    Raises ValueError on a device that no transport serves yet."""
+    Every communicator has connections, and so paced links, of its own.  Raises ValueError on a device that no
+    transport serves yet."""
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
-    model, noise, labels = prepare(context, workload, settings, state)
-    if context.world > 1:
-        pace(settings.link_bytes_per_s)
-    with GlooTransport(context) as transport:
+    model, noise, labels = prepare(context, schedule, workload, settings, state)
+    with open_streams(context, schedule.streams) as streams:
+        if context.world > 1:
+            pace(settings.link_bytes_per_s)
         return execute(
-            schedule, model, transport, noise, labels,
-            guidance=settings.guidance, keep_velocity=settings.keep_velocity, keep_scores=settings.keep_scores,
+            schedule, model, streams, noise, labels,
+            guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
         )  # fmt: skip
 
 
@@ -161,12 +173,34 @@ def join(schedule: Schedule, workload: Workload, settings: Settings, reports: li
     reached, end = spans[:, :, 0], spans[:, :, 1]
     talks = np.array(schedule.on_communication)
     start = np.where(talks, reached.max(axis=0), reached)
-    ages = np.max([report.staleness.numpy() for report in reports], axis=0)
-    about = {**workload.about(), **_about(settings)}
-    trace = Trace(schedule, "measured", reached, start, end, ages, about)
-    velocity = torch.stack([torch.stack(r.velocity) for r in reports]) if settings.keep_velocity else None
+    oldest = np.max([report.staleness.numpy() for report in reports], axis=0)
+    gathered = np.max([report.attention_staleness.numpy() for report in reports], axis=0)
+    ages = np.sum([report.ages.numpy() for report in reports], axis=0)
+    trace = Trace(
+        schedule, "measured", reached, start, end, oldest, {**workload.about(), **_about(settings)},
+        ages=ages if schedule.policy else None, attention_staleness=gathered if schedule.sharded_patches else None,
+    )  # fmt: skip
+    sent = [[report.sent_bytes.get(op.name) or (0,) * len(reports) for report in reports] for op in schedule.ops]
+    return Run(
+        trace, *_images(schedule, settings, reports), routing_of(schedule, workload, reports),
+        np.array(sent, dtype=np.int64), [report.held for report in reports],
+    )  # fmt: skip
+
+
+def _images(schedule: Schedule, settings: Settings, reports: list[RankRun]) -> tuple[Tensor, Tensor | None]:
+    """final and velocity of a Run; the ranks' bands are put together where each image is made by all ranks."""
     final = torch.stack([report.final_BCHW for report in reports])
-    return Run(trace, final, velocity, routing_of(schedule, workload, reports))
+    velocity = torch.stack([torch.stack(r.velocity) for r in reports]) if settings.keep_velocity else None
+    if not schedule.sharded_patches:
+        return final, velocity
+    world = len(reports)
+    final = torch.cat([*final], dim=2)
+    final = final.view(world, -1, *final.shape[1:])
+    if velocity is None:
+        return final, None
+    whole = torch.cat([*velocity], dim=3)
+    by_image = whole.view(len(whole), 2, world, -1, *whole.shape[2:])  # [step, half, rank, image, C, H, W]
+    return final, by_image.permute(2, 0, 1, 3, 4, 5, 6).flatten(2, 3)
 
 
 def _about(settings: Settings) -> dict[str, str]:
@@ -182,20 +216,18 @@ def _about(settings: Settings) -> dict[str, str]:
 
 
 def routing_of(schedule: Schedule, workload: Workload, reports: list[RankRun]) -> Routing:
-    """The experts of every token, and their scores if all reports kept them."""
-    experts = _by_token(schedule, [report.experts for report in reports])
-    kept = all(report.scores for report in reports)
-    scores = _by_token(schedule, [report.scores for report in reports]) if kept else None
-    small: npt.NDArray[Any] = experts.astype(np.uint8 if workload.model.experts <= 256 else np.uint16)
-    return Routing.of(Records(small, scores, workload.model.experts, experts.shape[3]), schedule.micro_batches)
+    """What the router chose for every token, and its scores."""
 
+    def recorded(chosen: Callable[[RankRun], Mapping[str, Tensor]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """[step, layer, src, token, slot]"""
+        layers = [
+            [
+                [torch.cat([chosen(r)[Op("A", step, layer, part).name] for part in schedule.parts]) for r in reports]
+                for layer in range(schedule.layers)
+            ]
+            for step in range(schedule.steps)
+        ]
+        return np.array([[[tokens.numpy() for tokens in ranks] for ranks in step] for step in layers], dtype=dtype)
 
-def _by_token(schedule: Schedule, made: list[dict[str, Tensor]]) -> npt.NDArray[Any]:
-    """[step, layer, src, token, slot] of what each rank's attentions made, [token of a micro-batch, slot] by name."""
-    rows = [
-        np.concatenate([mine[Op("A", step, layer, part).name].numpy() for part in schedule.parts])
-        for step in range(schedule.steps)
-        for layer in range(schedule.layers)
-        for mine in made
-    ]
-    return np.stack(rows).reshape(schedule.steps, schedule.layers, len(made), *rows[0].shape)
+    experts, scores = recorded(lambda r: r.experts, np.int16), recorded(lambda r: r.scores, np.float32)
+    return Routing.of(Records(experts, scores, workload.model.experts, workload.tokens), schedule.micro_batches)

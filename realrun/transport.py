@@ -1,33 +1,32 @@
 """Transfers between ranks: what every backend offers, and the backend for processors (gloo).
 
-A transfer is an uneven all-to-all with a header.  The header tells each peer whose tokens these are (step, layer,
-part) and how many rows follow for each of its experts; it travels in a message beside the rows, so that whoever
-receives them learns their age from them and not from a schedule.  The file knows ranks, rows and their order; it
-refuses to know experts, weights and why anything is sent.
+A transfer is an uneven all-to-all, or an all-gather, with a header.  The header tells each peer whose tokens these are
+(step, layer, part) and how many rows follow for each of its experts; it travels in a message beside the rows, so that
+whoever receives them learns their age from them and not from a schedule.  The file knows ranks, rows and their order;
+it refuses to know experts, weights and why anything is sent.
 
 Suffixes: W ranks; R rows of any trailing shape D; H = 3 + L entries of a header, for L experts a rank (combine: 1)."""
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import NamedTuple, Protocol, Self
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from realrun.messages import Leg, Messages, TransferError
 from realrun.ranks import RankContext
 
 _TAG = 3  # entries of a header before the counts: step, layer, part
-
-
-class TransferError(RuntimeError):
-    """A transfer that cannot end.  The message names op and rank: `D3.1: rank 1 closed its connection`."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,19 @@ class Parcel:
     rows_RD: Tensor  # contiguous, grouped by the rank that they came from, this rank's own rows among them
     counts: Tensor  # [src, L] int64: rows from each rank, by expert
     tags: Tensor  # [src, 3] int64: (step, layer, part) as each peer wrote them
+    sent_bytes: tuple[int, ...] = ()  # [dst]: of the rows that this rank sent over links meanwhile
 
 
 @dataclass
 class Stamps:
-    """When a transfer ran, in seconds of time.monotonic(); complete once it has ended.
+    """When a transfer ran, in seconds of time.monotonic(), and how much it carried; complete once it has ended.
 
     They outlive the rows: to keep them for a trace does not keep the buffers."""
 
     reached_s: float = float("nan")  # it was issued, and everything before it on this rank's stream had ended
     end_s: float = float("nan")  # its last row had come, and its own rows had been taken
+    sent_bytes: tuple[int, ...] = ()  # [dst]: of rows, over links
+    came_bytes: int = 0  # of all rows, this rank's own among them
 
 
 class Pending(Protocol):
@@ -86,6 +88,9 @@ class Transport(Protocol):
     def combine(self, name: str, rows_RD: Tensor, header: Tensor, recv_rows: Sequence[int]) -> Pending:
         """Rows of which this rank knows that recv_rows [src] come: header and rows go together."""
 
+    def gather(self, name: str, rows_RD: Tensor, header: Tensor) -> Pending:
+        """The same rows to every rank, this one too; as many come from each, in the order of the ranks."""
+
     def barrier(self) -> None:
         """Blocks the host until every rank is here, and with it every transfer issued before has ended."""
 
@@ -111,6 +116,8 @@ class GlooPending:
     def end(self, outcome: Parcel | TransferError) -> None:
         """Called once, by the stream."""
         self._outcome = outcome
+        if isinstance(outcome, Parcel):
+            self.stamps.sent_bytes, self.stamps.came_bytes = outcome.sent_bytes, outcome.rows_RD.nbytes
         self.stamps.end_s = time.monotonic()
         self._ended.set()
 
@@ -121,6 +128,23 @@ class _Transfer(NamedTuple):
     pending: GlooPending
 
 
+@contextmanager
+def open_streams(context: RankContext, streams: Sequence[str]) -> Iterator[dict[str, Transport]]:
+    """A transport for each communicator of a schedule's `streams`, by name; "communication" always.
+
+    The first works over the group that all ranks are in anyway; every other has a group, and so connections and a
+    thread, of its own: what two of them carry is ordered by nothing but waiting.  All ranks must call this alike."""
+    groups = {"communication": context.group}
+    for stream in streams:
+        if stream != "compute" and stream not in groups:
+            groups[stream] = dist.new_group(backend="gloo", timeout=timedelta(seconds=context.timeout_s))
+    with ExitStack() as stack:
+        transports = {s: GlooTransport(replace(context, group=group), s) for s, group in groups.items()}
+        yield {stream: stack.enter_context(transport) for stream, transport in transports.items()}
+    for group in [*groups.values()][1:]:  # not after a failure: what is still under way there would end in an abort
+        dist.destroy_process_group(group)
+
+
 class GlooTransport:
     """Transfers of CPU tensors over a gloo group, strictly first-in first-out, on one thread of its own.
 
@@ -128,11 +152,11 @@ class GlooTransport:
     while the caller computes.  After a failure every later transfer fails at once, for the same reason.  It runs
     from `with` to the end of the block, or to `close`."""
 
-    def __init__(self, context: RankContext) -> None:
+    def __init__(self, context: RankContext, stream: str = "communication") -> None:
         self.rank, self.world = context.rank, context.world
         self._wire = _Wire(context)
         self._queue: queue.SimpleQueue[_Transfer | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="communication", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=stream, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -148,15 +172,23 @@ class GlooTransport:
 
     def dispatch(self, name: str, rows_RD: Tensor, header: Tensor, counted: Pending | None = None) -> Pending:
         """See Transport."""
-        self._check(name, header, rows_RD)
+        self._check(name, header)
+        self._check_rows(name, rows_RD, sum(_row_counts(header)))
         return self._issue(name, partial(self._wire.dispatch, name, rows_RD.detach(), header, counted))
 
     def combine(self, name: str, rows_RD: Tensor, header: Tensor, recv_rows: Sequence[int]) -> Pending:
         """See Transport."""
-        self._check(name, header, rows_RD)
+        self._check(name, header)
+        self._check_rows(name, rows_RD, sum(_row_counts(header)))
         if len(recv_rows) != self.world:
             raise ValueError(f"{name}: recv_rows should be {self.world} numbers, not {list(recv_rows)}")
         return self._issue(name, partial(self._wire.combine, name, rows_RD.detach(), header, list(recv_rows)))
+
+    def gather(self, name: str, rows_RD: Tensor, header: Tensor) -> Pending:
+        """See Transport."""
+        self._check(name, header)
+        self._check_rows(name, rows_RD, int(header[0, _TAG:].sum()))
+        return self._issue(name, partial(self._wire.gather, name, rows_RD.detach(), header))
 
     def barrier(self) -> None:
         """See Transport."""
@@ -167,13 +199,13 @@ class GlooTransport:
         self._queue.put(None)
         self._thread.join()
 
-    def _check(self, name: str, header: Tensor, rows_RD: Tensor | None = None) -> None:
+    def _check(self, name: str, header: Tensor) -> None:
         if header.dtype != torch.int64 or header.ndim != 2 or len(header) != self.world or header.shape[1] < _TAG:
             found = f"{header.dtype} {list(header.shape)}"
             raise ValueError(f"{name}: the header should be int64 [{self.world} ranks, 3 or more], not {found}")
-        if rows_RD is None:
-            return
-        due = sum(_row_counts(header))
+
+    @staticmethod
+    def _check_rows(name: str, rows_RD: Tensor, due: int) -> None:
         if len(rows_RD) != due or rows_RD.device.type != "cpu" or not rows_RD.is_contiguous():
             found = f"{list(rows_RD.shape)} with strides {list(rows_RD.stride())} on {rows_RD.device}"
             raise ValueError(f"{name}: rows should be {due} (says the header), contiguous, on cpu, not {found}")
@@ -207,31 +239,15 @@ def _attempt(transfer: _Transfer) -> Parcel | TransferError:
         return failure
 
 
-class _Leg(NamedTuple):
-    """A message to each peer and one from each; empty ones do not travel."""
-
-    what: str
-    channel: int  # gloo's tag
-    send: Sequence[Tensor]  # [dst]
-    into: Sequence[Tensor]  # [src]
-
-
 class _Wire:
-    """Messages between this rank and its peers; every method returns when they have come and gone.
-
-    Every receive is posted before any send: gloo's notice that a receiver is ready queues behind data on the same
-    connection and would make a link half-duplex (an even exchange between 2 ranks then takes 2.0 instead of 1.1
-    times the ideal; 2-core machine, November 2026).  The header follows the rows and is waited for first, since
-    gloo reports a lost connection at once to receives that have not begun, but only at the timeout to one that is
-    under way.  No Work is waited for twice: gloo would hang."""
+    """The forms of a transfer, as messages; every method returns when they have come and gone."""
 
     def __init__(self, context: RankContext) -> None:
-        self._rank, self._group, self._timeout_s = context.rank, context.group, context.timeout_s
-        self._peers = [(context.rank + i) % context.world for i in range(1, context.world)]
+        self._messages = Messages(context)
 
     def counts(self, name: str, header_WH: Tensor) -> Parcel:
         came_WH = torch.empty_like(header_WH, memory_format=torch.contiguous_format)
-        self._run(name, [_Leg("header", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
+        self._messages.exchange(name, [Leg("header", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
         return Parcel(torch.empty(0), came_WH[:, _TAG:], came_WH[:, :_TAG])
 
     def dispatch(self, name: str, rows_RD: Tensor, header_WH: Tensor, counted: Pending | None) -> Parcel:
@@ -239,38 +255,20 @@ class _Wire:
         return self.combine(name, rows_RD, header_WH, came.counts.sum(dim=1).tolist())
 
     def combine(self, name: str, rows_RD: Tensor, header_WH: Tensor, recv_rows: list[int]) -> Parcel:
+        return self._rows(name, torch.split(rows_RD, _row_counts(header_WH)), header_WH, recv_rows)
+
+    def gather(self, name: str, rows_RD: Tensor, header_WH: Tensor) -> Parcel:
+        world = len(header_WH)
+        return self._rows(name, [rows_RD] * world, header_WH, [len(rows_RD)] * world)
+
+    def _rows(self, name: str, send: Sequence[Tensor], header_WH: Tensor, recv_rows: list[int]) -> Parcel:
         came_WH = torch.empty_like(header_WH, memory_format=torch.contiguous_format)
-        came_RD = rows_RD.new_empty((sum(recv_rows), *rows_RD.shape[1:]))
-        send = torch.split(rows_RD, _row_counts(header_WH))
-        rows = _Leg("rows", 1, send, torch.split(came_RD, recv_rows))
-        self._run(name, [rows, _Leg("rows", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
+        came_RD = send[0].new_empty((sum(recv_rows), *send[0].shape[1:]))
+        rows = Leg("rows", 1, send, torch.split(came_RD, recv_rows))
+        self._messages.exchange(name, [rows, Leg("rows", 0, header_WH.contiguous().unbind(), came_WH.unbind())])
         if _row_counts(came_WH) != recv_rows:
             raise TransferError(f"{name}: {recv_rows} rows should come from the ranks, not {_row_counts(came_WH)}")
-        return Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG])
-
-    def _run(self, name: str, legs: Sequence[_Leg]) -> None:
-        what, peer, began_s = "", -1, time.monotonic()
-        receives, sends = [], []
-        try:
-            for leg, peer in itertools.product(legs, self._peers):
-                if leg.into[peer].numel():
-                    work = self._group.recv([leg.into[peer]], peer, leg.channel)
-                    receives.append((f"{leg.what} of", peer, work))
-            for leg, peer in itertools.product(legs, self._peers):
-                if leg.send[peer].numel():
-                    work = self._group.send([leg.send[peer]], peer, leg.channel)
-                    sends.append((f"its {leg.what} to reach", peer, work))
-            for leg in legs:
-                leg.into[self._rank].copy_(leg.send[self._rank])
-            for what, peer, work in [*reversed(receives), *sends]:  # noqa: B007  # the error names them
-                began_s = time.monotonic()
-                work.wait()
-        except RuntimeError as error:
-            waited_s = time.monotonic() - began_s
-            if waited_s < 0.9 * self._timeout_s:
-                raise TransferError(f"{name}: rank {peer} closed its connection") from error
-            reason = f"rank {self._rank} waited {waited_s:.1f} s for {what} rank {peer}"
-            raise TransferError(f"{name}: {reason}") from error
+        return Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG], self._messages.sent_bytes(rows))
 
 
 def _row_counts(header_WH: Tensor) -> list[int]:

@@ -138,6 +138,8 @@ def _shared_experts(model: ModelShape, share: Share) -> Iterator[Kernel]:
 
 
 def _routed_experts(model: ModelShape, share: Share) -> Iterator[Kernel]:
+    if np.ndim(share.rows) and np.shape(share.rows)[-1] > 1:  # rows come by source, and go back so
+        yield Pass("sorted by expert, and back", 4 * share.rows.sum(axis=-1) * model.hidden, 2)
     yield from _swiglu("expert", share.rows, model.hidden, model.expert_inner, share.grouped)
 
 

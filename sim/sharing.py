@@ -19,7 +19,8 @@ from sim.flows import max_min_rates
 from sim.fluid import Fluid
 
 Array = npt.NDArray[np.float64]
-_TICK = 0.5  # what takes less than half of a tick is over
+_TICK = 0.5  # what takes less than half of a tick is over,
+_OF_NOW = 1e-15  # or, late in long runs, less than the clock can tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +82,14 @@ class _Transfer:
             return max(0.0, self.start)
         return float((self.left[self.open] / self.rates[self.open]).min()) if self.open.any() else 0.0
 
-    def settle(self) -> bool:
-        """Whatever is over ends; whether anything did."""
+    def settle(self, tick: float) -> bool:
+        """Whatever has less than `tick` to go ends; whether anything did."""
         if not self.flowing:
-            if self.start >= _TICK:
+            if self.start >= tick:
                 return False
             self.flowing = True
         else:
-            over = self.open & (self.left < _TICK * self.rates)
+            over = self.open & (self.left < tick * self.rates)
             if self.open.any() and not over.any():
                 return False
             self.open &= ~over
@@ -149,9 +150,9 @@ class Sharing:
 
     def _settle(self) -> None:
         """Ends what is over, and what that brings to an end; shares anew; sleeps until the next end."""
-        settled = [*self.in_flight]
+        settled, tick = [*self.in_flight], max(_TICK, self.env.now * _OF_NOW)
         while settled:
-            settled = [transfer for transfer in settled if transfer.settle() and transfer.waiting]
+            settled = [transfer for transfer in settled if transfer.settle(tick) and transfer.waiting]
         self.in_flight = [transfer for transfer in self.in_flight if transfer.waiting]
         self._share()
         self._wait()
@@ -175,7 +176,7 @@ class Sharing:
             self.timer = None
             return
         soonest = min(transfer.next_ticks() * transfer.stretch for transfer in self.in_flight)
-        self.timer = Timeout(self.env, max(0, round(soonest * self.slow)))
+        self.timer = Timeout(self.env, max(1, round(soonest * self.slow)))
         assert self.timer.callbacks is not None
         self.timer.callbacks.append(self._wake)
 

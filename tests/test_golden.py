@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,23 @@ from realrun.execute import RankRun, execute
 from realrun.model import DiTMoE, load
 from realrun.ranks import RankContext, Ranks
 from realrun.reference import reference
-from realrun.transport import GlooTransport
+from realrun.transport import open_streams
 from sim.load import load_schedule
+from sim.schedule import Schedule
 from sim.workload import ModelShape
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPE = ModelShape("golden", layers=6, hidden=48, heads=4, experts=8, classes=10, latent=8)
-STEPS = 12
-RUNS = {"sync": "ep_sync", "displaced": "displaced_w0", "interweaved": "interweaved_w0"}
+STEPS, RANKS = 12, 2
+RUNS = {
+    "ep_sync": "sync",
+    "displaced_w0": "displaced",
+    "interweaved_w0": "interweaved",
+    "interweaved_deep_w2": "interweaved synchronous=shallow warm_up=2",
+    "displaced_low2_w0": "displaced conditional=low",
+    "sp_sync": "patch_parallel",
+    "sp_async_mngr_w0": "distrifusion",
+}
 
 
 def arrays(name: str) -> dict[str, Tensor]:
@@ -28,40 +39,55 @@ def arrays(name: str) -> dict[str, Tensor]:
         return {key: torch.from_numpy(data[key]) for key in data.files}
 
 
-def rank_inputs(rank: int) -> tuple[Tensor, Tensor]:
-    """Noise [2, C, H, W] and labels [2] of a rank."""
-    given = arrays("inputs.npz")
-    return given["z"][2 * rank : 2 * rank + 2].double(), given["y"][2 * rank : 2 * rank + 2]
+def images(schedule: Schedule, rank: int) -> tuple[Tensor, Tensor]:
+    """Noise and labels of what a rank works on: 2 images of its own, or with sharded patches all 4."""
+    given, mine = arrays("inputs.npz"), slice(4) if schedule.sharded_patches else slice(2 * rank, 2 * rank + 2)
+    return given["z"][mine].double(), given["y"][mine]
 
 
-def golden_model(local_experts: range) -> DiTMoE:
-    model = DiTMoE(SHAPE, local_experts, torch.float64)
+def golden_model(schedule: Schedule, rank: int = 0, ranks: int = 1) -> DiTMoE:
+    model = DiTMoE(SHAPE, range(rank, 8, ranks) if schedule.sharded_experts else range(8), torch.float64)
     load(model, arrays("state.npz"))
     return model
 
 
-def run_on_rank(context: RankContext, name: str) -> RankRun:
-    model = golden_model(range(context.rank, 8, context.world))
-    with GlooTransport(context) as transport:
-        schedule = load_schedule(name, STEPS, SHAPE.layers)
-        return execute(schedule, model, transport, *rank_inputs(context.rank), guidance=1.5, keep_velocity=True)
+def schedule_of(run: str) -> Schedule:
+    return load_schedule(RUNS[run], STEPS, SHAPE.layers)
 
 
-def assert_golden(name: str, rank: int, final: Tensor, velocity: list[Tensor]) -> None:
+def on_rank(context: RankContext, schedule: Schedule) -> RankRun:
+    model = golden_model(schedule, context.rank, context.world)
+    with open_streams(context, schedule.streams) as streams:
+        return execute(schedule, model, streams, *images(schedule, context.rank), guidance=1.5, keep_velocity=True)
+
+
+def assert_golden(run: str, at: int, final: Tensor, velocity: Tensor) -> None:
     outputs = arrays("outputs_2_ranks_f64.npz")
-    torch.testing.assert_close(final, outputs[f"{RUNS[name]}/final"][rank], rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.stack(velocity), outputs[f"{RUNS[name]}/velocity"][rank], rtol=0, atol=1e-10)
+    torch.testing.assert_close(final, outputs[f"{run}/final"][at], rtol=0, atol=1e-10)
+    torch.testing.assert_close(velocity, outputs[f"{run}/velocity"][at], rtol=0, atol=1e-10)
 
 
-def test_two_real_ranks_give_the_authors_outputs() -> None:
-    with Ranks(2, timeout_s=20) as ranks:
-        for name in RUNS:
-            for rank, report in enumerate(ranks.call(run_on_rank, name)):
-                assert_golden(name, rank, report.final_BCHW, report.velocity)
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(RANKS, timeout_s=20) as pool:
+        yield pool
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_the_reference_gives_the_authors_outputs(name: str) -> None:
-    schedule, model = load_schedule(name, STEPS, SHAPE.layers), golden_model(range(8))
-    for rank in (0, 1):
-        assert_golden(name, rank, *reference(schedule, model, *rank_inputs(rank)))
+@pytest.mark.parametrize("run", RUNS)
+def test_two_real_ranks_give_the_authors_outputs(run: str, ranks: Ranks) -> None:
+    schedule = schedule_of(run)
+    reports = ranks.call(on_rank, schedule)
+    finals, velocities = [r.final_BCHW for r in reports], [torch.stack(r.velocity) for r in reports]
+    if schedule.sharded_patches:  # each rank has a band of every image
+        finals, velocities = [torch.cat(finals, dim=2)], [torch.cat(velocities, dim=3)]
+    for at, (final, velocity) in enumerate(zip(finals, velocities, strict=True)):
+        assert_golden(run, at, final, velocity)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_reference_gives_the_authors_outputs(run: str) -> None:
+    schedule = schedule_of(run)
+    model = golden_model(replace(schedule, experts="replicated"))
+    for at in range(1 if schedule.sharded_patches else RANKS):
+        meant = reference(schedule, model, *images(schedule, at), ranks=RANKS)
+        assert_golden(run, at, meant.final_BCHW, torch.stack(meant.velocity))

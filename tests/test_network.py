@@ -304,12 +304,8 @@ def test_a_network_that_does_not_suit_its_ranks_is_refused() -> None:
 NAMES = ["2x8-h100", "4x8-h100", "8x-a100", "8x-b200", "8x-h100", "8x-h200", "8x-l40s", "8x-rtx-pro-6000", "8x-rtx4090"]
 
 
-def preset_link(name: str, tmp_path: Path) -> Network:
-    """The link of a preset, whatever it computes with."""
-    data = yaml.safe_load((ROOT / "sim" / "clusters" / f"{name}.yaml").read_text())
-    data["compute"] = yaml.safe_load(str(cluster()))["compute"]
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(data))
-    link = Cluster.load(tmp_path / "c.yaml").link
+def preset_link(name: str) -> Network:
+    link = Cluster.load(name).link
     assert isinstance(link, Network)
     return link
 
@@ -326,8 +322,8 @@ def test_the_presets_are_these_and_an_unknown_name_lists_them() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_number_of_a_preset_has_a_source_and_every_rank_a_route(name: str, tmp_path: Path) -> None:
-    link = preset_link(name, tmp_path)
+def test_every_number_of_a_preset_has_a_source_and_every_rank_a_route(name: str) -> None:
+    link = preset_link(name)
     assert all(resource.source for resource in link.resources.values())
     ranks = link.routes[-1].within
     assert ranks == {"2x8": 16, "4x8": 32}.get(name[:3], 8)
@@ -335,18 +331,18 @@ def test_every_number_of_a_preset_has_a_source_and_every_rank_a_route(name: str,
     assert fabric.all_to_all_s(even(ranks, 2**20)).min() > 0
 
 
-def test_the_presets_are_what_the_benchmark_fitted(tmp_path: Path) -> None:
+def test_the_presets_are_what_the_benchmark_fitted() -> None:
     fitted: dict[str, Any] = json.loads((ROOT / "benchmarks/results/network.json").read_text())["errors in percent"]
     for name, system in {"8x-h100": "h100_sxm", "2x8-h100": "h100_sxm", "8x-b200": "b200_sxm"}.items():
-        port = preset_link(name, tmp_path).resources["port"]
+        port = preset_link(name).resources["port"]
         assert port.bytes_per_s == pytest.approx(fitted[system]["parameters"]["bytes_per_s"], rel=1e-3)
     for name, system in {"8x-l40s": "l40s", "8x-rtx-pro-6000": "rtx_pro_6000_server"}.items():
-        host = preset_link(name, tmp_path).resources["host"]
+        host = preset_link(name).resources["host"]
         assert host.bytes_per_s == pytest.approx(fitted[system]["parameters"]["host"], rel=1e-3)
 
 
-def test_eight_gpus_on_a_host_have_a_tenth_of_what_two_have(tmp_path: Path) -> None:
+def test_eight_gpus_on_a_host_have_a_tenth_of_what_two_have() -> None:
     """Public measurements of L40S: 22, 4.5 and 2 GB/s a GPU on 2, 4 and 8."""
-    link = preset_link("8x-l40s", tmp_path)
+    link = preset_link("8x-l40s")
     rates = [2**27 * (n - 1) / n / Fabric.of(link, n).all_to_all_s(even(n, 2**27 / n)).max() / 1e9 for n in (2, 4, 8)]
     assert rates == [pytest.approx(22, rel=0.05), pytest.approx(4.5, rel=0.05), pytest.approx(1.6, rel=0.3)]
