@@ -8,7 +8,6 @@ Suffixes: N tokens, D hidden, X elements of a row on the wire, K slots, R rows, 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -139,10 +138,7 @@ class Chains:
         if self.schedule.policy is None or head is None:
             return dict.fromkeys(slots, torch.ones_like(weight_NK[:, 0], dtype=torch.bool))
         ledger = self._ledger(op.layer, op.part)
-        if head.unused:  # nobody will have what it carries: what the policy remembers stays as it is
-            ledger = copy(ledger)
-            ledger.last_N = dict(ledger.last_N)
-        return ledger.send(op.step, slots, head.asked, weight_NK)
+        return ledger.send(op.step, slots, head.asked, weight_NK, remember=not head.unused)
 
     def count(self, op: Op) -> Sent:
         """N: how many rows of every piece will come."""

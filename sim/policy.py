@@ -69,10 +69,12 @@ class Ledger:
         self._policy, self._layer, self._token_N = policy, layer, token_N
         self.last_N = dict.fromkeys(range(top_k), token_N * 0)
 
-    def send(self, step: int, slots: Sequence[int], asked: Sequence[int], score_NK: Any) -> dict[int, Any]:
+    def send(
+        self, step: int, slots: Sequence[int], asked: Sequence[int], score_NK: Any, remember: bool = True
+    ) -> dict[int, Any]:
         """Slot -> mask [N] of the tokens for which it travels at `step`: all, or as the policy picks.
 
-        score_NK may be None where the policy does not look at it."""
+        score_NK may be None where the policy does not look at it.  remember: not for what travels in vain."""
         always = self._token_N >= 0
         masks = dict.fromkeys(slots, always)
         if asked:
@@ -81,7 +83,7 @@ class Ledger:
             waited = {slot: step - self.last_N[slot] for slot in asked}
             scores = {slot: None if score_NK is None else score_NK[:, slot] for slot in asked}
             masks |= self._policy.picks(scores, waited, draw_N)
-        for slot, mask_N in masks.items():
+        for slot, mask_N in masks.items() if remember else ():
             last_N = self.last_N[slot]
             self.last_N[slot] = last_N + (step - last_N) * mask_N
         return masks

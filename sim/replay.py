@@ -49,7 +49,7 @@ def replay(schedule: Schedule, routing: Routing, token_numbers: Numbers) -> Repl
     steps, layers, slots = schedule.steps, schedule.layers, schedule.top_k
     travelling = np.zeros((steps, layers, schedule.micro_batches, slots, ranks, routing.counts.shape[-1]))
     ages = np.zeros((steps, layers, slots, steps), dtype=np.int64)
-    heads = {op[1:4]: op for op in schedule.ops if op.kind == schedule.head and not op.piece and not op.unused}
+    heads = {op[1:4]: schedule.chain_head(op) for op in schedule.ops if op.kind == "A"}
     adds = {op[1:4]: op for op in schedule.ops if op.kind == "R"}
     for layer in range(layers):
         for number, part in enumerate(schedule.parts):
@@ -74,7 +74,7 @@ class _Chain:
     def send(self, head: Op) -> Array:
         """Counts [slot, src, expert] of what travels at the step of `head`."""
         experts, scores = self._records(head.step)
-        masks = self.ledger.send(head.step, self.schedule.slots_sent(head), head.asked, scores)
+        masks = self.ledger.send(head.step, self.schedule.slots_sent(head), head.asked, scores, not head.unused)
         counts = self.routing.at(head.step, self.layer, self.part)
         sent = np.zeros((self.schedule.top_k, len(self.tokens), counts.shape[-1]))
         for slot, mask in masks.items():

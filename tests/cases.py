@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
-from graphlib import TopologicalSorter
-from itertools import product
-from random import Random
 from typing import Any
 
 import numpy as np
+from anything import anything  # noqa: F401  # where tests look for schedules
 from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
 from sim.load import load_schedule
 from sim.routing import Routing
-from sim.schedule import Op, Schedule
+from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.workload import ModelShape, Workload
 
@@ -80,40 +77,6 @@ def named(draw: st.DrawFn, most_steps: int = 7, most_layers: int = 5, deciding: 
     elif not settings and name != "cached":
         settings |= {"top_k": draw(st.integers(1 if name in ("overlap", "data_parallel") else 2, 3))}
     return load_schedule(name, steps, layers, **settings)
-
-
-@st.composite
-def anything(draw: st.DrawFn) -> Schedule:
-    """Any schedule at all: random reads, slots, weights, counts, waits and micro-batches, in any possible order."""
-    random = Random(draw(st.integers(0, 2**32)))
-    steps, layers, top_k, halves = (random.randint(1, most) for most in (4, 3, 2, 2))
-    empty = Schedule("anything", steps, layers, (), top_k, halves)
-    ops = [Op(kind, step) for kind in "PFZ" for step in range(steps)]
-    sent: dict[tuple[int, int, str], set[int]] = defaultdict(set)
-    for s, l, part in product(range(steps), range(layers), empty.parts):  # noqa: E741
-        reads = tuple(random.randint(max(0, s - 2), s) for _ in range(top_k))
-        weights = random.choice([None, *range(s + 1)])
-        ops += [Op("A", s, l, part), Op("S", s, l, part), Op("R", s, l, part, reads=reads, weights=weights)]
-        for slot, step in enumerate(reads):
-            sent[step, l, part].add(slot)
-    for (s, l, part), slots in sent.items():  # noqa: E741
-        carried = tuple(sorted(slots)) if len(slots) < top_k else ()
-        ops += [Op("D", s, l, part, slots=carried), Op("E", s, l, part), Op("C", s, l, part)]
-        ops += [Op("N", s, l, part)] * random.choice([0, 0, 1])
-    waiting = tuple(op._replace(blocks=random.random() < 0.1) for op in ops)
-    return _in_any_order(replace(empty, ops=waiting), random)
-
-
-def _in_any_order(schedule: Schedule, random: Random) -> Schedule:
-    ops = {op.name: op for op in schedule.ops}
-    sorter = TopologicalSorter({name: schedule.inputs(op) for name, op in ops.items()})
-    sorter.prepare()
-    ready, order = [], []
-    while sorter.is_active():
-        ready += sorter.get_ready()
-        order.append(ready.pop(random.randrange(len(ready))))
-        sorter.done(order[-1])
-    return replace(schedule, ops=tuple(ops[name] for name in order))
 
 
 def model(schedule: Schedule, **changes: Any) -> ModelShape:
