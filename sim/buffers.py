@@ -37,8 +37,8 @@ def buffers_of(schedule: Schedule) -> tuple[Buffer, ...]:
         Buffer(what, op.step, layer, op.part, slot, born, max(born, dies), op.piece)
         for born, op in enumerate(schedule.ops)
         for layer in schedule.layers_of(op)
-        for slot in ((0,) if op.kind == "K" else schedule.chain_slots(op) if op.kind in "ADEC" else ())
-        for what, dies in users.of(op, layer, slot)
+        for slot in ((0,) if op.kind == "K" else range(schedule.top_k) if op.kind in "ADEC" else ())
+        for what, dies in users.of(op, slot)
     )
 
 
@@ -58,7 +58,6 @@ class _Users:
         self.last: dict[str, int] = {}  # user of "D3.1" (a whole result), of "C3.1:0" (a slot)
         self.weighed: dict[str, int] = {}  # R that uses the router weights of "A3.1"
         self.first: dict[str, int] = {}  # the first user
-        self.gathered: dict[tuple[int, int | None, str], int] = {}  # A that uses keys and values of (step, layer, part)
         for i, op in enumerate(schedule.ops):
             for name in schedule.inputs(op):
                 self.last[name] = i
@@ -68,20 +67,21 @@ class _Users:
                 for slot, steps in enumerate(schedule.sources(op)):
                     tails = (name for step in steps for name in schedule.chain(schedule.tail, step, op.layer, op.part))
                     self.last |= {f"{name}:{slot}": i for name in tails}
-            if op.kind == "A" and op.reads:
-                self.gathered[op.reads[0], op.layer, op.part] = i
 
-    def of(self, op: Op, layer: int, slot: int) -> Iterator[tuple[str, int]]:
-        """(what, last user) of the buffers that `op` makes for `layer` and `slot`."""
+    def of(self, op: Op, slot: int) -> Iterator[tuple[str, int]]:
+        """(what, last user) of the buffers that `op` makes for `slot`; those of a K for several layers are one."""
         name, sharded = op.name, self.schedule.sharded_experts
+        sent = op.kind in "ADEC" and slot in self.schedule.chain_slots(op)
         if op.kind == "K" and not op.unused:
-            yield "keys and values", self.gathered.get((op.step, layer, op.part), -1)
+            yield "keys and values", self.last.get(name, -1)
         elif op.kind == "A":
             sends = [self.schedule.position.get(name) for name in self._heads(op)]
-            if sharded:
+            if sharded and sent:
                 yield "sent dispatch", max(self.last.get(self.schedule.ops[at].name, at) for at in sends if at)
             if name in self.weighed:
                 yield "router weights", self.weighed[name]
+        elif not sent:
+            return
         elif op.kind == "D":
             yield "received dispatch", self.last.get(name, -1)
         elif op.kind == "E" and not sharded:

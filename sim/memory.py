@@ -87,6 +87,17 @@ def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reser
     return Memory(int(rank), schedule.ops[int(at)].name, {k: v for k, v in {**tensors, **library}.items() if v})
 
 
+def persistent_bytes(schedule: Schedule, workload: Workload, step: int, element_bytes: int = 2) -> dict[str, Array]:
+    """What is kept from `step` into the next: what for -> bytes [rank].
+
+    `workload` must have been fitted to the schedule (`Workload.fits`)."""
+    kept: dict[str, Array] = defaultdict(lambda: np.zeros(workload.ranks))
+    for buffer in schedule.persistent(step):
+        elements = _buffer_elements(buffer, schedule.ops[buffer.born], schedule, workload)
+        kept[buffer.what] += elements * element_bytes
+    return dict(kept)
+
+
 def _held(schedule: Schedule, workload: Workload, element_bytes: int) -> dict[str, Array]:
     """What waits between ops: what for -> bytes [op, rank] while each op runs."""
     change: dict[str, Array] = defaultdict(lambda: np.zeros((len(schedule.ops) + 1, workload.ranks)))
@@ -125,8 +136,9 @@ def _buffer_elements(buffer: Buffer, op: Op, schedule: Schedule, workload: Workl
         return np.full(workload.ranks, tokens)
     if buffer.what == "keys and values":
         return np.full(workload.ranks, 2 * workload.ranks * tokens * workload.model.hidden)
-    chain = op if op.kind in "DEC" else op._replace(kind=schedule.head, reads=())
-    rows = workload.rows(schedule, chain, slots=(buffer.slot,))  # [src, home]
+    whole = [op._replace(kind=schedule.head, piece=piece) for piece in schedule.piece_numbers]
+    pieces = [op] if op.kind in "DEC" else whole
+    rows = np.sum([workload.rows(schedule, piece, slots=(buffer.slot,)) for piece in pieces], axis=0)  # [src, home]
     at_home = buffer.what in ("received dispatch", "sent combine")
     found: Array = rows.sum(axis=0 if at_home else 1) * workload.model.hidden
     return found

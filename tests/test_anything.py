@@ -16,7 +16,7 @@ from realrun.run import Settings, run
 from realrun.verify import difference
 from sim.describe import describe
 from sim.engine import simulate
-from sim.memory import memory
+from sim.memory import memory, persistent_bytes
 from sim.schedule import Schedule
 from sim.workload import Workload
 
@@ -73,3 +73,25 @@ def test_real_ranks_compute_what_it_means_and_a_simulation_knows_its_ages(seed: 
         for stream in schedule.streams:
             assert simulated.order(rank, stream) == made.trace.order(rank, stream)
     assert memory(schedule, workload).peak_bytes > 0
+    routed = replace(workload, routing=made.routing).fits(schedule)
+    for sent, op in zip(made.sent_bytes, schedule.ops, strict=True):
+        if op.kind in "DCK":
+            np.testing.assert_array_equal(sent, routed.sent_bytes(schedule, op), err_msg=op.name)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_kept_from_step_to_step_is_what_was_predicted_to_the_byte(seed: int, ranks: Ranks) -> None:
+    schedule = any_of(seed)
+    workload = Workload(model(schedule, classes=10), ranks.world, images=2, wire="float64")
+    made = run(schedule, workload, ranks, SETTINGS)
+    routed = replace(workload, routing=made.routing).fits(schedule)
+    for step in range(schedule.steps - 1):
+        border = schedule.position[f"P{step + 1}"]
+        predicted = persistent_bytes(schedule, routed, step, element_bytes=8)
+        for rank, held in enumerate(made.held):
+            measured: dict[str, int] = {}
+            for one in held:
+                if one.born < border <= one.dies:
+                    measured[one.what] = measured.get(one.what, 0) + one.bytes
+            mine = {what: size[rank] for what, size in predicted.items() if size[rank]}
+            assert {what: size for what, size in measured.items() if size} == mine, f"step {step}, rank {rank}"

@@ -294,7 +294,8 @@ def alive_by_hand(schedule: Schedule, at: int) -> Counter[tuple[object, ...]]:
     for op in schedule.ops[: at + 1]:
         chain = op[1:4]
         dispatch = next((d for d in schedule.ops if d.kind == "D" and d[1:4] == chain), None)
-        for slot in schedule.slots_sent(dispatch) if dispatch else ():
+        for slot in range(schedule.top_k):
+            sent = dispatch is not None and slot in schedule.slots_sent(dispatch)
             adds = [
                 r for r in schedule.ops if r.kind == "R" and r[2:4] == chain[1:] and op.step in schedule.steps_read(r)
             ]
@@ -309,7 +310,7 @@ def alive_by_hand(schedule: Schedule, at: int) -> Counter[tuple[object, ...]]:
                 "C": {"received combine": adds_slot},
             }
             for what, users in kept.get(op.kind, {}).items():
-                if any(user in later for user in users):
+                if (sent or what == "router weights") and any(user in later for user in users):
                     alive[(what, *chain, slot)] += 1
     return alive
 
