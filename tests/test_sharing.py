@@ -113,7 +113,7 @@ def test_a_transfer_that_is_alone_takes_what_max_min_flows_say(ranks: int, seed:
 def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, network: Network) -> None:
     random = np.random.default_rng(seed)
     env, fabric = Environment(), Fabric.of(network, 4)
-    sharing = Sharing(env, Fluid(env, cluster(4), []), fabric, 1e6)
+    sharing = Sharing(env, Fluid(env, cluster(4), [], [0] * 4), fabric, 1e6)
     begins, ends = random.integers(0, 10**6, transfers), np.zeros((transfers, 4))
     moved = random.exponential(1.0, (transfers, 4, 4)) * (random.random((transfers, 4, 4)) < 0.7)
 
@@ -122,7 +122,7 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
             assert not ends[n, ranks].any(), "a rank ends once"
             ends[n, ranks] = env.now
 
-        sharing.transfer([Moving(fabric, moved[n], 0.0, 1.0, n)], 1.0, 0.0, then)
+        sharing.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
 
     for n, at in enumerate(begins.tolist()):
         timer = Timeout(env, at)
