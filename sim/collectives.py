@@ -68,7 +68,8 @@ def halves_s(workload: Workload, cluster: Cluster) -> Array | float:
     if isinstance(link, Link):
         return all_to_all_s(sent, link)
     pairs = [np.where(np.isin(range(workload.ranks), pair), sent, 0.0) for pair in mesh.halves]
-    return np.max([cluster.fabric.transfer_s(pair) * (pair.sum(axis=1) > 0) for pair in pairs], axis=0)
+    every = [cluster.fabric.transfer_s(pair) * (pair.sum(axis=1) > 0) for pair in pairs]
+    return np.asarray(np.max(every, axis=0))
 
 
 def all_to_all_s(sent_bytes: Array, link: Link) -> Array:

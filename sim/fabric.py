@@ -174,9 +174,9 @@ class Fabric:
 
     def used_by(self, team: Sequence[int]) -> npt.NDArray[np.bool_]:
         """[resource]: whether anything that goes between ranks of `team` passes it."""
-        pairs = np.ix_([*team], [*team])
-        used: npt.NDArray[np.bool_] = (self.passes[:, *pairs] & (self.weight[pairs] > 0)).any(axis=(1, 2))
-        return used
+        rows, columns = np.ix_([*team], [*team])
+        ways = self.passes[:, rows, columns] & (self.weight[rows, columns] > 0)
+        return np.asarray(ways.any(axis=(1, 2)))
 
     @cached_property
     def _passes_flat(self) -> Array:

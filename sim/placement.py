@@ -145,3 +145,28 @@ def _refuse_uneven(held: int, ranks: int, copies: int = 0) -> None:
     if held % ranks:
         what = f"{held - copies} experts and {copies} copies" if copies else f"{held} experts"
         raise ValueError(f"placement: {what} cannot be spread evenly over {ranks} ranks")
+
+
+def parse(text: str, experts: int, ranks: int, loads: Array | None) -> Placement:
+    """The placement that `contiguous`, or `balanced copies=8 near=4`, writes, of experts on the ranks of a group.
+
+    loads [layer, expert]: what balanced goes by; None where all experts have as much to do.  Raises ValueError for
+    another word, or one without effect."""
+    kind, *words = text.split() or [""]
+    if kind not in ("contiguous", "balanced") or (words and kind == "contiguous"):
+        raise ValueError(f"placement: cannot read {text!r}; it should be contiguous, or balanced copies=8 near=4")
+    if ranks == 1:
+        raise ValueError(f"placement: {text} has no effect: a group is one rank, which has all experts")
+    if kind == "contiguous":
+        return contiguous(experts, ranks)
+    settings = {"copies": 0, "near": 1}
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in settings or not value.isdecimal() or words.count(word) > 1:
+            raise ValueError(f"placement: cannot read {word!r} of {text!r}; balanced takes copies=8 and near=4, once")
+        settings[key] = int(value)
+    if settings["near"] > 1 and not settings["copies"]:
+        raise ValueError(f"placement: near={settings['near']} has no effect without copies to choose from")
+    if loads is None:
+        raise ValueError("placement: balanced has no effect where routing is balanced: record it, or model it")
+    return balanced(loads, ranks, **settings)

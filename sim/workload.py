@@ -169,13 +169,19 @@ class Workload:
         if placement is None:
             return
         if not schedule.sharded_experts:
-            raise ValueError(f"placement {placement.source} has no effect: schedule {name} has all experts on each rank")
+            raise ValueError(
+                f"placement {placement.source} has no effect: schedule {name} has all experts on each rank"
+            )
         found = (placement.ranks, placement.experts)
         want = (self._degree(schedule), self.model.experts)
         if found != want:
-            raise ValueError(f"placement is of {found[1]} experts on {found[0]} ranks; there are {want[1]} on {want[0]}")
+            raise ValueError(
+                f"placement is of {found[1]} experts on {found[0]} ranks; there are {want[1]} on {want[0]}"
+            )
         if len(placement.holders) not in (1, self.model.layers):
-            raise ValueError(f"placement has {len(placement.holders)} layers, model {self.model.name} {self.model.layers}")
+            raise ValueError(
+                f"placement has {len(placement.holders)} layers, model {self.model.name} {self.model.layers}"
+            )
 
     def _check_shares(self, schedule: Schedule) -> None:
         """Raises ValueError if experts, tokens or images cannot be shared out evenly as `schedule` wants."""
