@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli_mesh import MeshText, NoGuidance, PlacementText, meshed, placed
 from sim.cli_traces import (
     Decode,
     Json,
@@ -140,6 +141,9 @@ def simulate(
     routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
+    mesh: MeshText = None,
+    placement: PlacementText = None,
+    no_guidance: NoGuidance = False,
     seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
     report: Annotated[
@@ -167,10 +171,11 @@ def simulate(
     machine = machine if ranks is None else replace(machine, ranks=ranks)
     recorded = None if routing is None else Routing.load(routing)
     workload = Workload(load_model(model, pixels), machine.ranks, images, wire, recorded, dtype, grouped)
+    workload = meshed(workload, mesh, no_guidance)
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = _names(named, plans)
-    workloads = _routed(plans, workload, imbalance, keep, routing_seed)
+    workloads = placed(_routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
     outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
     outputs.check()
     surroundings = around(start_up, decode, report or json is not None)
@@ -282,6 +287,8 @@ def memory(
     pixels: Pixels = None,
     images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; the cluster's, or 8, if not given.")] = None,
+    mesh: MeshText = None,
+    no_guidance: NoGuidance = False,
     element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
     channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
 ) -> None:
@@ -293,7 +300,7 @@ def memory(
 
     limit_bytes, their_ranks = _memory_of(cluster, limit)
     shape, named = load_model(model, pixels), sources(schedules)
-    workload = Workload(shape, ranks or their_ranks or 8, images)
+    workload = meshed(Workload(shape, ranks or their_ranks or 8, images), mesh, no_guidance)
     plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
     reserve = Reserve(channels=channels)
     found = [memory(plan, workload, element_bytes, reserve) for plan in plans]

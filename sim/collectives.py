@@ -5,6 +5,8 @@ which is the engine's business, and how long computing takes (sim/cost.py)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,33 +15,61 @@ from sim.fabric import Fabric
 from sim.network import Network
 from sim.op import Op
 from sim.schedule import Schedule
-from sim.workload import Workload
+from sim.workload import WIRES, Workload
 
 Array = npt.NDArray[np.float64]
 _COUNT_BYTES = 8  # of a token count on the wire
 
 
 def collective_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
-    """Seconds of one collective, alone, from when all ranks have reached it: [rank] where ranks differ."""
-    if workload.ranks == 1:
+    """Seconds of one collective, each team of ranks alone, from when all of its ranks have reached it: [rank] where
+    ranks differ."""
+    teams, link = workload.teams(schedule, op), cluster.links
+    if len(teams[0]) == 1:
         return 0.0
-    link = cluster.links
     if isinstance(link, Network):
-        fabric = cluster.fabric
-        *before, last = transfers(op, schedule, workload, fabric)
-        return sum(float(fabric.transfer_s(part).max()) for part in before) + fabric.transfer_s(last)
+        fabric, seconds = cluster.fabric, np.zeros(workload.ranks)
+        for team in teams:
+            *before, last = transfers(op, schedule, workload, fabric, team)
+            whole = sum(float(fabric.transfer_s(part).max()) for part in before) + fabric.transfer_s(last)
+            seconds[[*team]] = whole[[*team]]
+        return seconds
     if op.kind == "N":
         return link.latency_s
     counts_s = link.counts_s if brings_counts(op, schedule) else 0.0
     return all_to_all_s(workload.sent_bytes(schedule, op), link) + counts_s
 
 
-def transfers(op: Op, schedule: Schedule, workload: Workload, fabric: Fabric) -> list[Array]:
-    """Bytes [src, dst] of the transfers, one after another, that the collective `op` consists of."""
+def transfers(op: Op, schedule: Schedule, workload: Workload, fabric: Fabric, team: Sequence[int]) -> list[Array]:
+    """Bytes [src, dst] of the transfers, one after another, that the collective `op` of `team` consists of."""
+    inside = np.zeros((workload.ranks, workload.ranks))
+    inside[np.ix_(team, team)] = 1.0
     if op.kind == "N":
-        return [np.full((workload.ranks, workload.ranks), _COUNT_BYTES * workload.model.experts / workload.ranks)]
+        return [inside * (_COUNT_BYTES * workload.held_experts(schedule))]
     moved = workload.moved_bytes(schedule, op)
-    return [fabric.all_gather(float(moved[0, 0]))] if op.kind == "K" else fabric.all_to_all(moved)
+    if op.kind == "K":
+        return [fabric.all_gather(float(moved[team[0], team[0]]), team)]
+    return fabric.all_to_all(moved * inside, team)
+
+
+def halves_s(workload: Workload, cluster: Cluster) -> Array | float:
+    """Seconds [rank] in which the ranks of the two guidance halves exchange what the network said; 0 where a rank has
+    both, or there is one.
+
+    Alone on the links: that others use them meanwhile is ignored, since it is little (of DiT-MoE XL, less than a
+    thousandth of what the all-to-alls of a step move)."""
+    mesh, model, link = workload.mesh, workload.model, cluster.links
+    if mesh is None or mesh.guidance == 1:
+        return 0.0
+    values = workload.images * (model.tokens - model.text_tokens) * model.patch**2 * model.output_channels
+    sent = np.zeros((workload.ranks, workload.ranks))
+    for one, other in mesh.halves:
+        sent[one, other] = sent[other, one] = values * WIRES[workload.wire].element_bytes
+    if isinstance(link, Link):
+        return all_to_all_s(sent, link)
+    pairs = [np.where(np.isin(range(workload.ranks), pair), sent, 0.0) for pair in mesh.halves]
+    every = [cluster.fabric.transfer_s(pair) * (pair.sum(axis=1) > 0) for pair in pairs]
+    return np.asarray(np.max(every, axis=0))
 
 
 def all_to_all_s(sent_bytes: Array, link: Link) -> Array:

@@ -7,13 +7,14 @@ the engine's business."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
-from sim.collectives import brings_counts, collective_s, transfers
+from sim.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
 from sim.schedule import Op, Schedule
@@ -56,17 +57,20 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
 
 def moving_parts(
     schedule: Schedule, workload: Workload, cluster: Cluster, ticks_per_s: float
-) -> dict[int, list[Moving]]:
-    """Position of each collective -> its transfers, one after another, for flows that share links."""
-    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[Moving]]()
+) -> dict[int, list[list[Moving]]]:
+    """Position of each collective -> by team, its transfers, one after another, for flows that share links."""
+    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[list[Moving]]]()
+
+    def moving(op: Op, team: Sequence[int], key: object) -> Iterator[Moving]:
+        counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
+        for n, moved in enumerate(transfers(op, schedule, workload, fabric, team)):
+            moving_s = fabric.moving_s(moved)
+            start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
+            yield Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, team, n), tuple(team))
+
     for op in (op for op in schedule.ops if op.collective):
         if (key := _sort(op, schedule, workload)) not in found:
-            counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
-            found[key] = []
-            for n, moved in enumerate(transfers(op, schedule, workload, fabric)):
-                moving_s = fabric.moving_s(moved)
-                start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
-                found[key].append(Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, n)))
+            found[key] = [[*moving(op, team, key)] for team in workload.teams(schedule, op)]
     return {i: found[_sort(op, schedule, workload)] for i, op in enumerate(schedule.ops) if op.collective}
 
 
@@ -74,7 +78,8 @@ def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Ar
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
     if op.collective:
         return collective_s(op, schedule, workload, cluster)
-    return _compute_s(op, schedule, workload, cluster)
+    seconds = _compute_s(op, schedule, workload, cluster)
+    return seconds + halves_s(workload, cluster) if op.kind == "Z" else seconds
 
 
 def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
@@ -98,7 +103,7 @@ def launches(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[i
 def kernels_of(op: Op, schedule: Schedule, workload: Workload) -> list[Kernel]:
     """The kernels of a compute op, as one rank runs them."""
     cut = schedule.micro_batches if op.layer is not None else 1
-    images = 2 * workload.images * (workload.ranks if schedule.sharded_patches else 1) / cut
+    images = workload.forward_images(schedule) / cut
     rows = workload.expert_rows(schedule, op) if op.kind == "E" else workload.tokens / cut
     return op_kernels(op.kind, workload.model, Share(rows, images, workload.grouped), schedule.sharded_patches)
 
@@ -159,4 +164,5 @@ def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:
     assert workload.routing is not None
     steps, layers = workload.routing.counts.shape[:2]
     slots, counts = schedule.chain_slots(op), brings_counts(op, schedule)
+    layers = max(layers, len(workload.placement.holders) if workload.placement else 1)
     return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, op.piece, slots, counts

@@ -2,10 +2,10 @@
 
 A rank is a host that issues ops in schedule order, a compute stream and a stream for each communicator.  Streams are
 first-in first-out; an op starts when it has been issued, its stream is free and its inputs are there; a collective
-starts when every rank has reached it, and without priority not before the kernel that runs there has ended.  While
-compute and communication of a rank are busy they slow each other down (sim/fluid.py).  With one communicator there is
-never more than one transfer in flight, which takes what the closed form says; transfers of several share the links as
-max-min fair flows (sim/sharing.py).
+starts when every rank of its team (sim/mesh.py) has reached it, and without priority not before the kernel that runs
+there has ended; ranks with the two guidance halves of the same images begin each solver step together.  While compute
+and communication of a rank are busy they slow each other down (sim/fluid.py).  Where never two transfers can meet on a
+link each takes what the closed form says; others share the links as max-min fair flows (sim/plan.py, sim/sharing.py).
 
 Time is whole picoseconds, so that sums are exact (floats hold them up to 2.5 hours) and two engines can agree to the
 last bit.  One process a stream, with events made only where somebody waits, is what keeps this fast: a process an op
@@ -22,10 +22,11 @@ import numpy.typing as npt
 from simpy import Environment, Event
 from simpy.events import Timeout
 
-from sim.cluster import Cluster, Host, Link
-from sim.collectives import burst_s
-from sim.cost import durations_s, extrapolated, launches, moving_parts
+from sim.cluster import Cluster, Host
+from sim.cost import durations_s, extrapolated
 from sim.fluid import Alone, Fluid, pass_on
+from sim.mesh import number_of
+from sim.plan import Plan
 from sim.schedule import Schedule
 from sim.sharing import Sharing
 from sim.trace import HOSTS, Trace
@@ -44,12 +45,12 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     workload = workload.fits(schedule.check())
     if workload.ranks != cluster.ranks:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
-    noise = 1.0 if seed is None else _noise(schedule, cluster, seed)
+    noise = 1.0 if seed is None else _noise(schedule, workload, cluster, seed)
     seconds = durations_s(schedule, workload, cluster) * noise
     if not (seconds <= LONGEST_S).all():
         op = schedule.ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=1)))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {cluster.name}")
-    plan = _Plan(schedule, workload, cluster, noise)
+    plan = Plan(schedule, workload, cluster, noise, TICKS_PER_S)
     machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
@@ -62,36 +63,22 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     return Trace(schedule, "simulated", reached, start, end, oldest, about, played.ages if played else None, gathered)
 
 
-def _noise(schedule: Schedule, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:
-    """[op, rank] factors; a collective has one for all ranks."""
+def _noise(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:
+    """[op, rank] factors; a collective has one for all ranks that meet in it."""
     sigma = np.array([[cluster.jitter.get(op.kind, 0.0)] for op in schedule.ops])
     if not sigma.any():
         raise ValueError(f"seed has no effect: cluster {cluster.name} has no jitter for the ops of {schedule.name}")
     normal = np.random.default_rng(seed).standard_normal((len(schedule.ops), cluster.ranks))
-    shared = [*schedule.on_communication]
-    normal[shared] = normal[shared, :1]
+    for i, op in enumerate(schedule.ops):
+        for team in workload.teams(schedule, op) if op.collective else ():
+            normal[i, [*team]] = normal[i, team[0]]
     return np.exp(sigma * normal)
-
-
-class _Plan:
-    """What a run needs to know of its ops beside their ticks: [op] numbers of kernels, bursts, and where transfers of
-    several communicators may be in flight together (`shares`) the transfers that a collective consists of."""
-
-    def __init__(self, schedule: Schedule, workload: Workload, cluster: Cluster, noise: npt.ArrayLike) -> None:
-        self.schedule = schedule
-        self.kernels = launches(schedule, workload, cluster)
-        link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
-        self.burst = [round(burst_s(op, schedule, link) * TICKS_PER_S) if op.collective else 0 for op in schedule.ops]
-        self.latency = round(link.latency_s * TICKS_PER_S)
-        self.stretch = np.broadcast_to(noise, (len(schedule.ops), cluster.ranks))[:, 0].tolist()
-        self.shares = len(schedule.streams) > 2 and cluster.ranks > 1
-        self.parts = moving_parts(schedule, workload, cluster, TICKS_PER_S) if self.shares else {}
 
 
 class _Machine:
     """All ranks of one run.  Times are ticks; `ticks`, `reached`, `start`, `end` are [rank][op], -1 where not yet."""
 
-    def __init__(self, plan: _Plan, cluster: Cluster, ticks: list[list[float]]) -> None:
+    def __init__(self, plan: Plan, cluster: Cluster, ticks: list[list[float]]) -> None:
         self.env, self.plan, self.ticks, self.ranks = Environment(), plan, ticks, cluster.ranks
         talks = plan.schedule.on_communication
         streams = [op.communicator if talk else -1 for op, talk in zip(plan.schedule.ops, talks, strict=True)]
@@ -103,10 +90,12 @@ class _Machine:
         self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.under_way: list[list[int]] = [[0, -1] for _ in ticks]  # [rank] where `_kernel_left` looks next, found last
-        self.arrived = [0] * len(talks)
-        self.landed = -math.inf  # when the last collective ended
-        self.fluid = Fluid(self.env, cluster, [op.kind for op in plan.schedule.ops])
+        self.landed = [-math.inf] * self.ranks  # when the last collective ended
+        self.fluid = Fluid(self.env, cluster, [op.kind for op in plan.schedule.ops], plan.group_of)
         self._set_up_collectives(cluster)
+        self.half_of = number_of(plan.halves) if plan.halves else []
+        self.joins = {i for i, op in enumerate(plan.schedule.ops) if plan.halves and op.kind == "Z"}
+        self.joined: dict[tuple[int, int], Event] = {}
         self.defers = not cluster.host.priority
         self._begin_hosts(cluster.host)
         for rank in range(self.ranks):
@@ -118,21 +107,22 @@ class _Machine:
     def _set_up_collectives(self, cluster: Cluster) -> None:
         """Who times transfers, and what their ends trigger: `over` [collective][rank].
 
-        Ranks where a collective takes equally long share a timer, and an event."""
-        alike, ranks = functools.cache(_alike), range(self.ranks)
-        self.together: dict[int, list[tuple[float, list[int]]]] = {}
-        if self.plan.shares:
-            self.sharing = Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S)
-            self.over = {i: [Event(self.env) for _ in ranks] for i in self.collectives}
-        else:
-            self.alone = Alone(self.env, self.fluid)
-            self.together = {i: alike(tuple(mine[i] for mine in self.ticks)) for i in self.collectives}
-            self.over = {i: [Event(self.env)] * self.ranks for i in self.collectives}
-            for i, groups in self.together.items():
-                for _, members in groups[1:]:
-                    shared = Event(self.env)
-                    for rank in members:
-                        self.over[i][rank] = shared
+        Ranks of a team for which a collective takes equally long share a timer, and an event."""
+        plan, alike, number = self.plan, functools.cache(_alike), functools.cache(number_of)
+        self.team_of = {i: number(plan.teams[i]) for i in self.collectives}
+        self.arrived = {i: [0] * len(plan.teams[i]) for i in self.collectives}
+        self.over = {i: [Event(self.env) for _ in range(self.ranks)] for i in self.collectives}
+        self.together: dict[int, list[list[tuple[float, list[int]]]]] = {}
+        if any(plan.shares):
+            self.sharing = {n: Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S) for n in {*plan.island_of}}
+        if all(plan.shares):
+            return
+        self.alone = Alone(self.env, self.fluid)
+        for i in self.collectives:
+            self.together[i] = [alike(tuple(self.ticks[rank][i] for rank in team), team) for team in plan.teams[i]]
+            for _, members in (sort for team in self.together[i] for sort in team):
+                for rank in members[1:]:
+                    self.over[i][rank] = self.over[i][members[0]]
 
     def _begin_hosts(self, host: Host) -> None:
         ops, talks = self.plan.schedule.ops, self.plan.schedule.on_communication
@@ -180,7 +170,13 @@ class _Machine:
                     now = env.now
             if issued[i] < 0:
                 yield self._issue(rank, i)
-            start[i] = now = max(now, issued[i])
+            now = max(now, issued[i])
+            if i in self.joins:
+                if now > env.now:
+                    yield Timeout(env, now - env.now)
+                yield self._join(rank, i)
+                now = env.now
+            start[i] = now
             end[i] = now = now + ticks[i]
             if i in ended:
                 pass_on(ended.pop(i), Timeout(env, now - env.now))
@@ -197,6 +193,9 @@ class _Machine:
             if not 0 <= issued[i] <= env.now:
                 fluid.pause(rank)
                 yield self._issue(rank, i)
+            if i in self.joins:
+                fluid.pause(rank)
+                yield self._join(rank, i)
             start[i] = env.now
             yield fluid.compute(rank, i, ticks[i])
             end[i] = env.now
@@ -205,7 +204,7 @@ class _Machine:
         fluid.pause(rank)
 
     def _communicate(self, rank: int, collectives: list[int]) -> Process:
-        end, issued = self.end[rank], self.issued[rank]
+        end, issued, teams = self.end[rank], self.issued[rank], self.plan.teams
         for i in collectives:
             for j in self.waits[i]:
                 if not 0 <= end[j] <= self.env.now:
@@ -215,9 +214,10 @@ class _Machine:
             self.reached[rank][i] = self.env.now
             if self.defers and (left := self._kernel_left(rank)):
                 yield Timeout(self.env, left)
-            self.arrived[i] += 1
-            if self.arrived[i] == self.ranks:
-                self._begin(i)
+            team = self.team_of[i][rank]
+            self.arrived[i][team] += 1
+            if self.arrived[i][team] == len(teams[i][team]):
+                self._begin(i, team)
             yield self.over[i][rank]
 
     def _kernel_left(self, rank: int) -> float:
@@ -235,24 +235,35 @@ class _Machine:
         done, slow = self.fluid.done(rank) if self.fluid.flows else (now - start[i], 1.0)
         return round((kernel - done % kernel) * slow) if kernel else 0
 
-    def _begin(self, i: int) -> None:
-        """The last rank has reached collective `i`: it is under way."""
-        now, plan = self.env.now, self.plan
-        saved = min(plan.burst[i], now - self.landed)  # sent at once, by a link that was idle
-        for start in self.start:
-            start[i] = now
+    def _begin(self, i: int, team: int) -> None:
+        """The last rank of a team has reached collective `i`: it is under way."""
+        now, plan, ranks = self.env.now, self.plan, self.plan.teams[i][team]
+        saved = min(plan.burst[i], now - max(self.landed[rank] for rank in ranks))  # sent at once, by an idle link
+        for rank in ranks:
+            self.start[rank][i] = now
         then = functools.partial(self._finish, i)
-        if plan.shares:
-            self.sharing.transfer(plan.parts[i], plan.stretch[i], saved, then)
-        for ticks, ranks in self.together.get(i, ()):
-            self.alone.transfer(max(ticks - saved, min(ticks, plan.latency)), ranks, then)
+        group = plan.group_of[ranks[0]]
+        if plan.shares[group]:
+            sharing = self.sharing[plan.island_of[group]]
+            sharing.transfer(plan.parts[i][team], plan.stretch[i][ranks[0]], saved, then)
+            return
+        for ticks, members in self.together[i][team]:
+            self.alone.transfer(max(ticks - saved, min(ticks, plan.latency)), members, then)
 
     def _finish(self, i: int, ranks: Sequence[int]) -> None:
-        self.landed = now = self.env.now
+        now = self.env.now
         for rank in ranks:
-            self.end[rank][i] = now
+            self.landed[rank] = self.end[rank][i] = now
         for event in dict.fromkeys(self.over[i][rank] for rank in ranks):
             event.succeed()
+
+    def _join(self, rank: int, i: int) -> Event:
+        """What triggers when both ranks that have halves of the same images have come to op `i`."""
+        both = (i, self.half_of[rank])
+        if both in self.joined:
+            return self.joined.pop(both).succeed()
+        self.joined[both] = Event(self.env)
+        return self.joined[both]
 
     def _end(self, rank: int, i: int) -> Event:
         """What triggers when compute op `i`, which has not ended, ends on `rank`."""
@@ -267,9 +278,9 @@ class _Machine:
         return Timeout(self.env, self.issued[rank][i] - self.env.now)
 
 
-def _alike(ticks: tuple[float, ...]) -> list[tuple[float, list[int]]]:
-    """(ticks, ranks that take as long), of ticks [rank]."""
+def _alike(ticks: tuple[float, ...], ranks: tuple[int, ...]) -> list[tuple[float, list[int]]]:
+    """(ticks, ranks that take as long), of the ticks of each of `ranks`."""
     groups: dict[float, list[int]] = {}
-    for rank, mine in enumerate(ticks):
+    for rank, mine in zip(ranks, ticks, strict=True):
         groups.setdefault(mine, []).append(rank)
     return list(groups.items())

@@ -6,6 +6,8 @@ in flight together, which is the engine's business.  Byte matrices are [src, dst
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -127,37 +129,54 @@ class Fabric:
 
     # -------------------------------------------------------------------------------------- collectives
 
-    def all_to_all(self, moved_bytes: Array) -> list[Array]:
-        """The transfers, one after another, that an all-to-all of `moved_bytes` consists of.
+    def all_to_all(self, moved_bytes: Array, team: Sequence[int] = ()) -> list[Array]:
+        """The transfers, one after another, that an all-to-all of `moved_bytes` among `team` (all ranks if not given)
+        consists of.
 
         Hierarchical: what leaves a node is first spread evenly over the node's ranks, then each sends its share to
         the rank of the same index in the other node, which passes it on.  All cards of a node are then equally
-        loaded, for two transfers within nodes more: it pays where the fullest card has more than these cost."""
+        loaded, for two transfers within nodes more: it pays where the fullest card has more than these cost.
+        Raises ValueError if that is asked of a team which is not made of several whole nodes."""
         if self.network.all_to_all == "direct":
             return [moved_bytes]
-        return _hierarchical(moved_bytes, self.network.node_ranks)
+        side, members = self.network.node_ranks, team or range(self.ranks)
+        nodes = Counter(rank // side for rank in members)
+        if len(nodes) == 1 or {*nodes.values()} != {side}:
+            told = f"ranks {', '.join(map(str, members))} in nodes of {side}"
+            raise ValueError(f"all_to_all=hierarchical needs groups of several whole nodes, not {told}")
+        return _hierarchical(moved_bytes, side)
 
     def all_to_all_s(self, moved_bytes: Array, exact: bool = False) -> Array:
         """Seconds [rank] of an all-to-all alone on the machine; of a hierarchical one, each part waits for all."""
         *before, last = self.all_to_all(moved_bytes)
         return sum(float(self.transfer_s(part, exact).max()) for part in before) + self.transfer_s(last, exact)
 
-    def all_gather(self, kept_bytes: float) -> Array:
-        """The byte matrix of an all-gather in which each rank starts with `kept_bytes`, by rings.
+    def all_gather(self, kept_bytes: float, team: Sequence[int] = ()) -> Array:
+        """The byte matrix of an all-gather among `team` (all ranks if not given), each of which starts with
+        `kept_bytes`, by rings.
 
         On a ring every rank passes on all but its successor's own.  Rings enter and leave a node (or the ranks under
         one bridge) at each of its ranks in turn, so that all ports and cards are used."""
-        moved, side = np.zeros((self.ranks, self.ranks)), min(self.network.side_ranks, self.ranks)
-        for turn in range(side):
-            order = [base + (i + turn) % side for base in range(0, self.ranks, side) for i in range(side)]
-            order = [rank for rank in order if rank < self.ranks]
-            moved[order, np.roll(order, -1)] += kept_bytes * (self.ranks - 1) / side
-        np.fill_diagonal(moved, kept_bytes)
+        sides: dict[int, list[int]] = {}
+        for rank in team or range(self.ranks):
+            sides.setdefault(rank // self.network.side_ranks, []).append(rank)
+        moved, turns = np.zeros((self.ranks, self.ranks)), max(map(len, sides.values()))
+        ranks = sum(map(len, sides.values()))
+        for turn in range(turns):
+            order = [side[(i + turn) % len(side)] for side in sides.values() for i in range(len(side))]
+            moved[order, np.roll(order, -1)] += kept_bytes * (ranks - 1) / turns
+            moved[order, order] = kept_bytes
         return moved
 
     def all_gather_s(self, kept_bytes: float, exact: bool = False) -> Array:
         """Seconds [rank] of an all-gather alone on the machine, after which each rank has ranks * kept_bytes."""
         return self.transfer_s(self.all_gather(kept_bytes), exact)
+
+    def used_by(self, team: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """[resource]: whether anything that goes between ranks of `team` passes it."""
+        rows, columns = np.ix_([*team], [*team])
+        ways = self.passes[:, rows, columns] & (self.weight[rows, columns] > 0)
+        return np.asarray(ways.any(axis=(1, 2)))
 
     @cached_property
     def _passes_flat(self) -> Array:

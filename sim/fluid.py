@@ -41,32 +41,29 @@ class Flow:
 class Fluid:
     """Who computes and who transfers.  Work takes 1 + factor times as long while the other kind is busy on its rank.
 
-    Ignores that the pairs of a collective proceed independently: it is slow while any rank computes."""
+    Ignores that the pairs of a collective proceed independently: it is slow while any rank of its group computes."""
 
-    def __init__(self, env: Environment, cluster: Cluster, kinds: Sequence[str]) -> None:
-        self.env = env
+    def __init__(self, env: Environment, cluster: Cluster, kinds: Sequence[str], group_of: Sequence[int]) -> None:
+        self.env, self.group_of = env, group_of
         factors = cluster.interference
         self.flows = factors.any
         self.slow_compute = [1.0 + factors.of_compute(kind) for kind in kinds]
         self.slow_transfer = 1.0 + factors.communication
         self.computing: list[tuple[Flow, float] | None] = [None] * cluster.ranks
         self.talking = [0] * cluster.ranks  # transfers under way
-        self.busy = 0  # ranks that compute
-        self.slowed: list[Callable[[float], None]] = []  # told what a tick of transfer takes, whenever it changes
+        self.busy = [0] * (max(group_of) + 1)  # [group] ranks that compute
+        self.slowed: list[Callable[[int, float], None]] = []  # told a group, and what a tick of transfer takes there
 
-    @property
-    def slow(self) -> float:
+    def slow(self, group: int) -> float:
         """Ticks that a tick of transfer takes at present."""
-        return self.slow_transfer if self.busy else 1.0
+        return self.slow_transfer if self.busy[group] else 1.0
 
     def compute(self, rank: int, op: int, ticks: float) -> Timeout:
         """`rank` begins a compute op; the event that ends it."""
         slow = self.slow_compute[op]
         flow = Flow(self.env, ticks, slow if self.talking[rank] else 1.0)
         if self.computing[rank] is None:
-            self.busy += 1
-            if self.busy == 1:
-                self._tell()
+            self._count(self.group_of[rank], 1)
         self.computing[rank] = flow, slow
         return flow.timer
 
@@ -81,9 +78,7 @@ class Fluid:
         """`rank` has nothing to compute at present."""
         if self.computing[rank] is not None:
             self.computing[rank] = None
-            self.busy -= 1
-            if not self.busy:
-                self._tell()
+            self._count(self.group_of[rank], -1)
 
     def depart(self, ranks: Sequence[int]) -> None:
         """A transfer begins on these ranks."""
@@ -103,24 +98,28 @@ class Fluid:
             if not self.talking[rank] and (computing := self.computing[rank]):
                 computing[0].change(self.env, 1.0)
 
-    def _tell(self) -> None:
-        for tell in self.slowed:
-            tell(self.slow)
+    def _count(self, group: int, more: int) -> None:
+        before = self.slow(group)
+        self.busy[group] += more
+        if (slow := self.slow(group)) != before:
+            for tell in self.slowed:
+                tell(group, slow)
 
 
 class Alone:
-    """Transfers of which never two are in flight: how long each takes is known beforehand."""
+    """Transfers that never share a link: how long each takes is known beforehand."""
 
     def __init__(self, env: Environment, fluid: Fluid) -> None:
         self.env, self.fluid = env, fluid
-        self.in_flight: dict[Flow, None] = {}
+        self.in_flight: dict[Flow, int] = {}  # -> its group
         fluid.slowed.append(self._change)
 
     def transfer(self, ticks: float, ranks: Sequence[int], then: Callable[[Sequence[int]], None]) -> None:
         """A transfer begins that takes `ticks` on these ranks; `then` is called with them when it has ended there."""
-        flow = Flow(self.env, ticks, self.fluid.slow)
+        group = self.fluid.group_of[ranks[0]]
+        flow = Flow(self.env, ticks, self.fluid.slow(group))
         if self.fluid.flows:
-            self.in_flight[flow] = None
+            self.in_flight[flow] = group
             self.fluid.depart(ranks)
 
         def end(_: Event) -> None:
@@ -131,6 +130,7 @@ class Alone:
         assert flow.timer.callbacks is not None
         flow.timer.callbacks.append(end)
 
-    def _change(self, slow: float) -> None:
-        for flow in self.in_flight:
-            flow.change(self.env, slow)
+    def _change(self, group: int, slow: float) -> None:
+        for flow, mine in self.in_flight.items():
+            if mine == group:
+                flow.change(self.env, slow)

@@ -73,14 +73,13 @@ def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reser
     inside = np.array([working_elements(op, schedule, workload) for op in schedule.ops]) * float(element_bytes)
     total = sum(held.values()) + inside
     at, rank = np.unravel_index(int(np.argmax(total)), total.shape)
-    model, homes = workload.model, workload.ranks if schedule.sharded_experts else 1
-    weights = parameters(model, model.experts // homes) * element_bytes
+    weights = parameters(workload.model, workload.held_experts(schedule)) * element_bytes
     tensors = {"weights": float(weights), **{what: float(each[at, rank]) for what, each in held.items()},
                "working space": float(inside[at, rank])}  # fmt: skip
     streams = len(schedule.streams) - 1
     library = {
         "context": reserve.context_bytes,
-        "communicators": float(streams * reserve.channels * (workload.ranks - 1) * _P2P_BYTES),
+        "communicators": float(streams * reserve.channels * (workload.mesh_of(schedule).group_ranks - 1) * _P2P_BYTES),
         "allocator slack": reserve.slack * (sum(tensors.values()) - weights),
         "VAE decoding": max(0.0, reserve.vae_bytes - (sum(tensors.values()) - weights)),
     }
@@ -126,7 +125,8 @@ _BETWEEN = {"P": 1, "Q": 4, "A": 2, "S": 1, "R": 1}  # kind -> rows x hidden tha
 
 
 def _by_step(workload: Workload) -> bool:
-    return workload.routing is not None and max(workload.routing.counts.shape[:2]) > 1
+    placed = workload.placement is not None and len(workload.placement.holders) > 1
+    return placed or (workload.routing is not None and max(workload.routing.counts.shape[:2]) > 1)
 
 
 def _buffer_elements(buffer: Buffer, op: Op, schedule: Schedule, workload: Workload) -> Array:
@@ -135,7 +135,8 @@ def _buffer_elements(buffer: Buffer, op: Op, schedule: Schedule, workload: Workl
     if buffer.what == "router weights":
         return np.full(workload.ranks, tokens)
     if buffer.what == "keys and values":
-        return np.full(workload.ranks, 2 * workload.ranks * tokens * workload.model.hidden)
+        sharers = workload.mesh_of(schedule).patch
+        return np.full(workload.ranks, 2 * sharers * tokens * workload.model.hidden)
     whole = [op._replace(kind=schedule.head, piece=piece) for piece in schedule.piece_numbers]
     pieces = [op] if op.kind in "DEC" else whole
     rows = np.sum([workload.rows(schedule, piece, slots=(buffer.slot,)) for piece in pieces], axis=0)  # [src, home]
@@ -167,9 +168,9 @@ def most_images(
     Routing is taken as balanced, since recorded token counts are of one number of images."""
 
     def fits(images: int) -> bool:
-        if 2 * images % schedule.micro_batches:
-            return fits(images + 1)
         balanced = replace(workload, images=images, routing=None)
+        if balanced.forward_images(schedule) % schedule.micro_batches:
+            return fits(images + 1)
         return memory(schedule, balanced, element_bytes, reserve).fits(memory_bytes)
 
     low, high = 0, 1

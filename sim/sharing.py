@@ -1,4 +1,4 @@
-"""Transfers in flight together, of several communicators: their flows share every resource max-min fairly.
+"""Transfers in flight together, of several communicators or groups: their flows share every resource max-min fairly.
 
 It knows flows of bytes over a Fabric; it refuses to know why somebody sends them.  Rates are found anew whenever a flow
 begins or ends (sim/flows.py), and kept by which flows are under way, since schedules repeat themselves."""
@@ -32,6 +32,7 @@ class Moving:
     start_ticks: float
     moving_ticks: float  # alone, by the closed form
     name: Hashable  # equal for equal transfers
+    ranks: tuple[int, ...]  # that take part
 
     @cached_property
     def flows(self) -> tuple[Array, npt.NDArray[np.int64], Array]:
@@ -49,7 +50,8 @@ class _Transfer:
         self, parts: Sequence[Moving], stretch: float, saved: float, then: Callable[[list[int]], None]
     ) -> None:
         self.parts, self.stretch, self.saved, self.then = list(parts), stretch, saved, then
-        self.waiting = {*range(parts[0].fabric.ranks)}  # ranks whose end has not come
+        self.group, self.slow = 0, 1.0  # whose compute slows it down, and how many ticks one of its own takes
+        self.waiting = {*parts[0].ranks}  # ranks whose end has not come
         self.start, self.flowing = 0.0, False
         self.begin()
 
@@ -113,7 +115,7 @@ class Sharing:
         self.env, self.fluid = env, fluid
         self.per_tick = fabric.bytes_per_s / ticks_per_s
         self.in_flight: list[_Transfer] = []
-        self.slow, self.since = 1.0, env.now
+        self.since = env.now
         self.timer: Event | None = None
         self.known: dict[tuple[tuple[Hashable, bytes], ...], list[Array]] = {}
         fluid.slowed.append(self._change)
@@ -125,28 +127,35 @@ class Sharing:
 
         `then` is called with ranks whenever some have sent and received all."""
         self._advance()
-        ranks = [*range(parts[0].fabric.ranks)]
+        ranks = parts[0].ranks
 
         def end(done: list[int]) -> None:
             self.fluid.arrive(done)
             then(done)
 
         self.fluid.depart(ranks)
-        self.in_flight.append(_Transfer(parts, stretch, saved, end))
+        begun = _Transfer(parts, stretch, saved, end)
+        begun.group = self.fluid.group_of[ranks[0]]
+        begun.slow = self.fluid.slow(begun.group)
+        self.in_flight.append(begun)
         self._settle()
 
-    def _change(self, slow: float) -> None:
-        self._advance()
-        self.slow = slow
-        self._wait()
+    def _change(self, group: int, slow: float) -> None:
+        """Compute of a group, which slows its transfers down, begins or ends."""
+        mine = [transfer for transfer in self.in_flight if transfer.group == group]
+        if mine:
+            self._advance()
+            for transfer in mine:
+                transfer.slow = slow
+            self._wait()
 
     def _advance(self) -> None:
         """Brings what is left up to now."""
-        ticks = (self.env.now - self.since) / self.slow
+        ticks = self.env.now - self.since
         self.since = self.env.now
         if ticks:
             for transfer in self.in_flight:
-                transfer.advance(ticks / transfer.stretch)
+                transfer.advance(ticks / transfer.slow / transfer.stretch)
 
     def _settle(self) -> None:
         """Ends what is over, and what that brings to an end; shares anew; sleeps until the next end."""
@@ -175,8 +184,8 @@ class Sharing:
         if not self.in_flight:
             self.timer = None
             return
-        soonest = min(transfer.next_ticks() * transfer.stretch for transfer in self.in_flight)
-        self.timer = Timeout(self.env, max(1, round(soonest * self.slow)))
+        soonest = min(transfer.next_ticks() * transfer.stretch * transfer.slow for transfer in self.in_flight)
+        self.timer = Timeout(self.env, max(1, round(soonest)))
         assert self.timer.callbacks is not None
         self.timer.callbacks.append(self._wake)
 

@@ -1,110 +1,28 @@
 """A workload: what every rank has to compute and send, as shapes and token counts.
 
-A ModelShape is the network (DiT-MoE's table is in `MODELS`); a Workload adds images, ranks, how rows travel, and which
-tokens go where (sim/routing.py).  It knows bytes and rows; it refuses to know seconds."""
+A ModelShape is the network (sim/shape.py); a Workload adds images, ranks and their mesh (sim/mesh.py), how rows travel,
+which tokens go where (sim/routing.py) and where experts live (sim/placement.py).  It knows bytes and rows; it refuses
+to know seconds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.mesh import Mesh, number_of
+from sim.placement import Placement
 from sim.replay import Replay, replay
 from sim.routing import Routing
 from sim.schedule import Op, Schedule
-from sim.tables import CLOSED
+from sim.shape import MODELS, ModelShape
+
+__all__ = ["MODELS", "WIRES", "ModelShape", "Wire", "Workload"]
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """A DiT-MoE: every block has attention and a mixture of experts (arXiv 2407.11633, feizc/DiT-MoE).
-
-    A routed expert is SwiGLU of inner width mlp_ratio x hidden; the shared experts are one SwiGLU of inner width
-    shared_experts x hidden.  Other networks of experts differ in what stands below `qk_norm`; as DiT-MoE has it, if not
-    given."""
-
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    experts: int
-    top_k: int = 2
-    shared_experts: int = 2
-    mlp_ratio: int = 4
-    patch: int = 2
-    channels: int = 4
-    classes: int = 1000
-    latent: int = 32  # side of the latent image: 32 for 256 px, 64 for 512 px
-    qk_norm: bool = False
-    expert_width: int | None = None  # inner width of a routed expert (then mlp_ratio is not read)
-    shared_width: int | None = None  # inner width of all shared experts together
-    frames: int = 1  # of a video, in latent space
-    text_tokens: int = 0  # of a prompt, which go through every layer beside the image's
-    adaln: bool = True  # each block computes its modulation (else it adds a table to one of the whole network)
-    learn_sigma: bool = True  # twice as many channels come out
-    __pydantic_config__ = CLOSED
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 0 if field.name in ("shared_experts", "text_tokens") else 1
-            given = "int" in str(field.type) and not (value is None and "None" in str(field.type))
-            if given and (type(value) is not int or value < least):
-                size = "from 0 up" if least == 0 else "above 0"
-                raise ValueError(f"model {self.name}: {field.name}={value!r} should be a whole number {size}")
-            if field.type == "bool" and type(value) is not bool:
-                raise ValueError(f"model {self.name}: {field.name}={value!r} should be true or false")
-        for what, whole, part in [("hidden", self.hidden, self.heads), ("latent", self.latent, self.patch)]:
-            if whole % part:
-                raise ValueError(f"model {self.name}: {what}={whole} is not divisible by {part}")
-        if self.top_k > self.experts:
-            raise ValueError(f"model {self.name}: top_k={self.top_k} of only {self.experts} experts")
-        if self.shared_width and not self.shared_experts:
-            raise ValueError(f"model {self.name}: shared_width={self.shared_width}, but shared_experts=0")
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one image (or video), with its text."""
-        return self.frames * (self.latent // self.patch) ** 2 + self.text_tokens
-
-    @property
-    def beyond_dit_moe(self) -> list[str]:
-        """Settings that no DiT-MoE has: realrun/model.py, which is one, must refuse them."""
-        plain = {each.name: each.default for each in fields(self)}
-        names = ("expert_width", "shared_width", "frames", "text_tokens", "adaln", "learn_sigma")
-        strange = [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) != plain[name]]
-        return strange + ([] if self.shared_experts else ["shared_experts=0"])
-
-    @property
-    def expert_inner(self) -> int:
-        """Inner width of a routed expert."""
-        return self.expert_width or self.mlp_ratio * self.hidden
-
-    @property
-    def shared_inner(self) -> int:
-        """Inner width of the shared experts."""
-        return self.shared_width or self.shared_experts * self.hidden
-
-    @property
-    def output_channels(self) -> int:
-        """Channels that the final layer computes."""
-        return (1 + self.learn_sigma) * self.channels
-
-
-_DIT_MOE = [("S", 12, 384, 6, 8), ("S-16E", 12, 384, 6, 16), ("B", 12, 768, 12, 8), ("L", 24, 1024, 16, 8)]
-_DIT_MOE += [("XL", 28, 1152, 16, 8), ("G", 40, 1408, 16, 16)]
-MODELS = {
-    "tiny": ModelShape("tiny", layers=4, hidden=256, heads=4, experts=8, classes=10, latent=16),  # for two cores
-    **{
-        name: ModelShape(name, layers, hidden, heads, experts, qk_norm=name in ("XL", "G"))
-        for name, layers, hidden, heads, experts in _DIT_MOE
-    },
-}
 
 
 class Wire(NamedTuple):
@@ -129,7 +47,9 @@ class Workload:
     """What each of `ranks` ranks works on: `images` of its own (so 2 x images x tokens rows: both guidance halves go
     through the network in one forward), with expert e on rank e mod ranks.
 
-    Under a schedule with sharded patches it has as many rows, but of all ranks x images images, a share of each."""
+    Under a schedule with sharded patches it has as many rows, but of all ranks x images images, a share of each.  A
+    mesh says who shares images, halves and experts instead; where the halves are on different ranks, each of the two
+    has images x tokens rows, of the same images."""
 
     model: ModelShape
     ranks: int
@@ -139,6 +59,9 @@ class Workload:
     dtype: str | None = None  # of compute on a Gpu: a key of sim.gpu.DTYPES; None: bf16 there
     grouped: bool = False  # on a Gpu, a rank's experts run in one kernel; else one after the other
     replay: Replay | None = None  # what a policy made of the routing; `fits` says
+    guidance: bool = True  # False: there is no second half (guidance off, or distilled into the network)
+    mesh: Mesh | None = None  # None: one group of all ranks
+    placement: Placement | None = None  # of experts on the ranks of a group; None: expert e on rank e mod ranks
 
     def __post_init__(self) -> None:
         for name, most in [("ranks", 2**20), ("images", 2**20)]:
@@ -146,11 +69,23 @@ class Workload:
                 raise ValueError(f"workload: {name}={getattr(self, name)} should be at least 1 and at most {most}")
         if self.wire not in WIRES:
             raise ValueError(f"workload: unknown wire {self.wire!r}; known: {', '.join(WIRES)}")
+        if self.mesh is not None and self.mesh.of_world(self.ranks).guidance > 1 and not self.guidance:
+            raise ValueError(f"mesh {self.mesh}: without guidance there is no second half for guidance=2")
+
+    @property
+    def halves(self) -> int:
+        """Guidance halves of an image that a rank has in its forward."""
+        return 2 if self.guidance and (self.mesh is None or self.mesh.guidance == 1) else 1
 
     @property
     def tokens(self) -> int:
-        """Rows that a rank carries through the network: 2 (guidance) x images x tokens of an image."""
-        return 2 * self.images * self.model.tokens
+        """Rows that a rank carries through the network: halves x images x tokens of an image."""
+        return self.halves * self.images * self.model.tokens
+
+    @property
+    def images_in_all(self) -> int:
+        """Images that all ranks make together."""
+        return self.images * self.ranks // (1 if self.mesh is None else self.mesh.guidance)
 
     @property
     def row_bytes(self) -> int:
@@ -158,16 +93,43 @@ class Workload:
         wire = WIRES[self.wire]
         return self.model.hidden * wire.element_bytes + wire.row_bytes
 
+    # ------------------------------------------------------------------------------------------- the mesh
+
+    def mesh_of(self, schedule: Schedule) -> Mesh:
+        """Its mesh, or the one that `schedule` means: one group of all ranks."""
+        return self.mesh or Mesh.of(self.ranks, schedule.sharded_patches)
+
+    def teams(self, schedule: Schedule, op: Op) -> tuple[tuple[int, ...], ...]:
+        """Ranks that meet in the collective `op`, a tuple each."""
+        mesh = self.mesh_of(schedule)
+        return mesh.sharers if op.kind == "K" else mesh.groups
+
+    def forward_images(self, schedule: Schedule) -> int:
+        """Images, a guidance half being one of its own, of which a rank has rows in its forward."""
+        return self.halves * self.images * self.mesh_of(schedule).patch
+
+    def held_experts(self, schedule: Schedule) -> int:
+        """Experts of a layer that a rank holds."""
+        if not schedule.sharded_experts:
+            return self.model.experts
+        return self.placement.held_experts if self.placement else self.model.experts // self._degree(schedule)
+
     def home(self, expert: int) -> int:
-        """The rank that holds `expert`."""
+        """The rank that holds `expert`, where there is one group and no placement."""
         return expert % self.ranks
+
+    def _degree(self, schedule: Schedule) -> int:
+        return self.mesh_of(schedule).group_ranks
+
+    # ------------------------------------------------------------------------------------- does it fit
 
     def fits(self, schedule: Schedule) -> Workload:
         """Returns the workload itself, with its routing spelt out, if `schedule` can be run on it.
 
-        Raises ValueError that names what does not fit: layers, top_k, experts, patches, micro-batches, or the recorded
-        routing, whose slots should route every token of a rank."""
+        Raises ValueError that names what does not fit: mesh, placement, layers, top_k, experts, patches,
+        micro-batches, or the recorded routing, whose slots should route every token of a rank."""
         model, parts = self.model, schedule.micro_batches
+        self._check_mesh(schedule)
         self._check_shares(schedule)
         for key in ("layers", "top_k"):
             if getattr(schedule, key) != getattr(model, key):
@@ -193,34 +155,66 @@ class Workload:
         played = replay(schedule, routing, numbers)
         return replace(self, routing=Routing(played.travelling, routing.source), replay=played)
 
+    def _check_mesh(self, schedule: Schedule) -> None:
+        """Raises ValueError if the mesh or the placement says what `schedule` does not do, or the other way round."""
+        mesh, name, placement = self.mesh, schedule.name, self.placement
+        if mesh is not None and self.ranks > 1:
+            if mesh.patch > 1 and not schedule.sharded_patches:
+                raise ValueError(f"mesh: patch={mesh.patch} has no effect: in schedule {name} images are whole")
+            if mesh.patch == 1 and schedule.sharded_patches:
+                raise ValueError(f"mesh: schedule {name} shares out patches; say over how many ranks, as patch=2")
+            if mesh.expert > 1 and not schedule.sharded_experts:
+                told = f"experts are on every rank in schedule {name}"
+                raise ValueError(f"mesh: expert={mesh.expert} has no effect: {told}; say data={mesh.expert}")
+        if placement is None:
+            return
+        if not schedule.sharded_experts:
+            raise ValueError(
+                f"placement {placement.source} has no effect: schedule {name} has all experts on each rank"
+            )
+        found = (placement.ranks, placement.experts)
+        want = (self._degree(schedule), self.model.experts)
+        if found != want:
+            raise ValueError(
+                f"placement is of {found[1]} experts on {found[0]} ranks; there are {want[1]} on {want[0]}"
+            )
+        if len(placement.holders) not in (1, self.model.layers):
+            raise ValueError(
+                f"placement has {len(placement.holders)} layers, model {self.model.name} {self.model.layers}"
+            )
+
     def _check_shares(self, schedule: Schedule) -> None:
         """Raises ValueError if experts, tokens or images cannot be shared out evenly as `schedule` wants."""
-        model, name = self.model, schedule.name
-        if schedule.sharded_experts and model.experts % self.ranks:
-            raise ValueError(f"workload: {model.experts} experts cannot be spread evenly over {self.ranks} ranks")
-        held = model.experts // self.ranks if schedule.sharded_experts else model.experts
+        model, name, mesh = self.model, schedule.name, self.mesh_of(schedule)
+        if schedule.sharded_experts and self.placement is None and model.experts % mesh.group_ranks:
+            raise ValueError(f"workload: {model.experts} experts cannot be spread evenly over {mesh.group_ranks} ranks")
+        held = self.held_experts(schedule)
         if held % schedule.pieces:
             raise ValueError(
                 f"schedule {name} cuts the experts of a rank into pieces={schedule.pieces}, which has {held}"
             )
-        if schedule.sharded_patches and model.latent // model.patch % self.ranks:
+        if schedule.sharded_patches and model.latent // model.patch % mesh.patch:
             rows = model.latent // model.patch
-            raise ValueError(f"schedule {name} shares out patches, but {rows} rows of them over {self.ranks} ranks")
-        images = 2 * self.images * (self.ranks if schedule.sharded_patches else 1)
+            raise ValueError(f"schedule {name} shares out patches, but {rows} rows of them over {mesh.patch} ranks")
+        images = self.forward_images(schedule)
         if images % schedule.micro_batches:
-            parts = schedule.micro_batches
-            raise ValueError(f"{images} rows of images (with guidance) do not divide into {parts} micro-batches")
+            parts, both = schedule.micro_batches, " (with guidance)" if self.halves > 1 else ""
+            raise ValueError(f"{images} rows of images{both} do not divide into {parts} micro-batches")
+
+    # --------------------------------------------------------------------------------------- rows and bytes
 
     def token_numbers(self, schedule: Schedule, rank: int) -> npt.NDArray[np.int64]:
         """[token] of `rank`, in the order of its forward: numbers that tell a token from every other of the run.
 
         They do not depend on how the images are shared out: 2 x T a image, its conditional half first."""
-        tokens, ranks = self.model.tokens, self.ranks
-        images = range(self.images * ranks) if schedule.sharded_patches else range(self.images)
-        first = 0 if schedule.sharded_patches else rank * self.images
-        mine = np.array_split(np.arange(tokens), ranks)[rank] if schedule.sharded_patches else np.arange(tokens)
-        halves = [(first + image) * 2 * tokens + half * tokens for half in (0, 1) for image in images]
-        numbers: npt.NDArray[np.int64] = (np.array(halves)[:, None] + mine).ravel()
+        tokens, mesh = self.model.tokens, self.mesh_of(schedule)
+        place = mesh.coordinates[rank]
+        first = mesh.images_before(rank) * self.images
+        images = range(first, first + self.images * mesh.patch)
+        mine = np.array_split(np.arange(tokens), mesh.patch)[place["patch"]]
+        halves = range(2) if self.halves > 1 else (place["guidance"],)
+        starts = [image * 2 * tokens + half * tokens for half in halves for image in images]
+        numbers: npt.NDArray[np.int64] = (np.array(starts)[:, None] + mine).ravel()
         return numbers
 
     def rows(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
@@ -229,32 +223,50 @@ class Workload:
         [r, r] stays at home: all where experts are replicated.  `op` is any of D, E, C; its slots are those that the
         first op of its chain sends (or of these `slots`), its experts those of its piece."""
         rows: Array = self._rows_of_experts(schedule, op, slots).sum(axis=1)
-        return rows if schedule.sharded_experts else np.diag(rows[:, 0])
+        if not schedule.sharded_experts:
+            return np.diag(rows[:, 0])
+        found = np.zeros((self.ranks, self.ranks))
+        for group in self.mesh_of(schedule).groups:
+            found[np.ix_(group, group)] = rows[list(group)]
+        return found
 
     def expert_rows(self, schedule: Schedule, op: Op) -> Array:
         """Rows [rank, expert] that each expert computes in the E `op`, of those that the rank holds."""
         rows = self._rows_of_experts(schedule, op)
-        found: Array = rows.sum(axis=0).T if schedule.sharded_experts else rows[:, :, 0]
+        if not schedule.sharded_experts:
+            return rows[:, :, 0]
+        found = np.empty((self.ranks, rows.shape[1]))
+        for group in self.mesh_of(schedule).groups:
+            found[list(group)] = rows[list(group)].sum(axis=0).T
         return found
 
     def _rows_of_experts(self, schedule: Schedule, op: Op, slots: Sequence[int] | None = None) -> Array:
-        """Rows [src, expert of its home, home] of the chain of `op`; without sharded experts, home is src."""
+        """Rows [src, expert of its home, home in its group] of the chain of `op`; without sharded experts, home is src.
+
+        The only place that knows where experts live."""
         assert self.routing is not None, "call fits() first"
         counts = self.routing.at(op.step, op.layer or 0, schedule.parts.index(op.part))
         by_expert = counts[list(slots or schedule.chain_slots(op))].sum(axis=0)
-        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts))  # [src, expert]
-        homes = self.ranks if schedule.sharded_experts else 1
-        per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
+        by_expert = np.broadcast_to(by_expert, (self.ranks, self.model.experts)).astype(np.float64)  # [src, expert]
+        if self.placement is None:
+            homes = self._degree(schedule) if schedule.sharded_experts else 1
+            per_home = by_expert.reshape(self.ranks, -1, homes)  # expert e = i * homes + home
+        else:
+            groups = self.mesh_of(schedule).groups
+            members = [groups[number].index(rank) for rank, number in enumerate(number_of(groups))]
+            shares = self.placement.shares(op.layer or 0)[members]  # [src, home, expert of its home]
+            per_home = (by_expert[:, self.placement.held(op.layer or 0)] * shares).transpose(0, 2, 1)
         held = per_home.shape[1] // schedule.pieces
         mine: Array = per_home[:, held * (op.piece or 0) : held * ((op.piece or 0) + 1)]
-        return mine.astype(np.float64)
+        return mine
 
     def moved_bytes(self, schedule: Schedule, op: Op) -> Array:
         """Bytes [src, dst] that the collective `op` (D, C or K) brings from rank to rank; [r, r] stays at home.
 
-        K: keys and values of a rank's rows, to every rank, for each of its layers."""
+        K: keys and values of a rank's rows, to every rank that shares its images, for each of its layers."""
         if op.kind == "K":
-            rows = np.full((self.ranks, self.ranks), self.tokens / schedule.micro_batches)
+            number = np.array(number_of(self.teams(schedule, op)))
+            rows = np.where(number[:, None] == number, self.tokens / schedule.micro_batches, 0.0)
             return rows * float(2 * len(schedule.layers_of(op)) * self.row_bytes)
         rows = self.rows(schedule, op)
         return (rows if op.kind == "D" else rows.T) * float(self.row_bytes)
@@ -272,4 +284,7 @@ class Workload:
         return {"model": self.model.name, **{f"model.{k}": v for k, v in model.items()}, "ranks": str(self.ranks),
                 "images": str(self.images), "wire": self.wire, "routing": routing,
                 **({"dtype": self.dtype} if self.dtype else {}), **({"grouped": "yes"} if self.grouped else {}),
+                **({} if self.guidance else {"guidance": "off"}),
+                **({"mesh": str(self.mesh), "images_in_all": str(self.images_in_all)} if self.mesh else {}),
+                **({"placement": self.placement.source} if self.placement else {}),
                 }  # fmt: skip

@@ -8,8 +8,10 @@ from random import Random
 
 import numpy as np
 import pytest
-from anything import any_schedule
+from anything import any_schedule, anything
 from cases import cluster, model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from realrun.ranks import Ranks
 from realrun.run import Settings, run
@@ -54,11 +56,13 @@ def test_all_that_the_notation_has_is_drawn() -> None:
     }
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_real_ranks_compute_what_it_means_and_a_simulation_knows_its_ages(seed: int, ranks: Ranks) -> None:
-    schedule = any_of(seed)
-    travels = schedule.sharded_experts or schedule.sharded_patches
-    wire = Random(seed).choice(["float64", "float32", "int8"]) if travels else "float64"
+@settings(max_examples=40)
+@given(schedule=anything(deciding=True), wire=st.sampled_from(["float64", "float32", "int8", "float8"]))
+def test_real_ranks_compute_what_it_means_and_a_simulation_knows_its_ages(
+    schedule: Schedule, wire: str, ranks: Ranks
+) -> None:
+    schedule.check()
+    wire = wire if schedule.sharded_experts or schedule.sharded_patches else "float64"
     workload = Workload(model(schedule, classes=10), ranks.world, images=2, wire=wire)
     made = run(schedule, workload, ranks, SETTINGS)
     far, misaged = difference(made, schedule, workload, SETTINGS)

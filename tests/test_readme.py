@@ -68,3 +68,15 @@ def test_the_python_example_works(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "[[1, 1], [1, 1], [1, 1], [1, 1]]" in done.stdout
+
+
+def test_the_commands_of_the_page_on_schedules_work_in_their_order(tmp_path: Path) -> None:
+    for name in ("examples", "calibration"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    page = (ROOT / "docs" / "schedules.md").read_text().replace("\\\n", " ")
+    lines = [line.strip() for line in page.splitlines() if line.startswith("python -m")]
+    assert len(lines) > 10
+    for line in lines:
+        done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stderr}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from simpy import Environment
 from simpy.events import Timeout
 
-from sim import engine
+from sim import engine, plan
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
 from sim.engine import simulate
 from sim.fabric import Fabric
@@ -113,7 +113,7 @@ def test_a_transfer_that_is_alone_takes_what_max_min_flows_say(ranks: int, seed:
 def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, network: Network) -> None:
     random = np.random.default_rng(seed)
     env, fabric = Environment(), Fabric.of(network, 4)
-    sharing = Sharing(env, Fluid(env, cluster(4), []), fabric, 1e6)
+    sharing = Sharing(env, Fluid(env, cluster(4), [], [0] * 4), fabric, 1e6)
     begins, ends = random.integers(0, 10**6, transfers), np.zeros((transfers, 4))
     moved = random.exponential(1.0, (transfers, 4, 4)) * (random.random((transfers, 4, 4)) < 0.7)
 
@@ -122,7 +122,7 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
             assert not ends[n, ranks].any(), "a rank ends once"
             ends[n, ranks] = env.now
 
-        sharing.transfer([Moving(fabric, moved[n], 0.0, 1.0, n)], 1.0, 0.0, then)
+        sharing.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
 
     for n, at in enumerate(begins.tolist()):
         timer = Timeout(env, at)
@@ -181,7 +181,7 @@ def late(priority: bool, kernels: int = 1, **changes: object) -> float:
         cluster(2, compute={**FREE, "A": Rate(1.0, 1e30)}, link=SWITCH, host=Host(priority=priority)), **changes
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "launches", lambda schedule, *_: [kernels] * len(schedule.ops))
+        patch.setattr(plan, "launches", lambda schedule, *_: [kernels] * len(schedule.ops))
         return span(simulate(schedule, Workload(model(schedule), 2, 2), machine), "D0.0a")[0]
 
 
@@ -194,7 +194,7 @@ def test_without_priority_a_collective_waits_for_the_kernel_that_runs() -> None:
 
 def test_a_kernel_ends_sooner_than_its_op(monkeypatch: pytest.MonkeyPatch) -> None:
     """D0.0a is issued 0.3 s into A0.0b, whose four kernels take 0.25 s each."""
-    monkeypatch.setattr(engine, "launches", lambda schedule, *_: [4] * len(schedule.ops))
+    monkeypatch.setattr(plan, "launches", lambda schedule, *_: [4] * len(schedule.ops))
     schedule = Schedule.parse(HALVES.format(b="")).check()
     for interference in (Interference(), Interference({}, 0.5)):
         machine = cluster(2, compute={**FREE, "A": Rate(1.0, 1e30)}, link=SWITCH, interference=interference,
@@ -208,7 +208,7 @@ def test_every_kernel_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = cluster(2, compute=FREE, link=Link(0.0, 1e30), host=Host(launch_s=1.0))
     workload = Workload(model(schedule), 2, 2)
     assert simulate(schedule, workload, machine).makespan_s == pytest.approx(6.0)
-    monkeypatch.setattr(engine, "launches", lambda schedule, *_: [3] * len(schedule.ops))
+    monkeypatch.setattr(plan, "launches", lambda schedule, *_: [3] * len(schedule.ops))
     assert simulate(schedule, workload, machine).makespan_s == pytest.approx(18.0)
 
 

@@ -1,0 +1,54 @@
+"""Options of the command line that say who shares what: the mesh, where experts live, guidance.
+
+It knows how they are written; what they mean stands in sim/mesh.py, sim/placement.py and sim/workload.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sim.schedule import Schedule
+    from sim.workload import Workload
+
+MeshText = Annotated[
+    str | None,
+    typer.Option(
+        "--mesh",
+        metavar="AXES",
+        help='How ranks share, as "data=2 expert=4"; also guidance=2, patch=4, order=data,expert.',
+    ),
+]
+PlacementText = Annotated[
+    str | None,
+    typer.Option(
+        "--placement",
+        metavar="WHERE",
+        help='Where experts live: contiguous, or "balanced copies=8 near=4"; else e mod ranks.',
+    ),
+]
+NoGuidance = Annotated[bool, typer.Option("--no-guidance", help="There is no second half: rows are images x tokens.")]
+
+
+def meshed(workload: Workload, mesh: str | None, no_guidance: bool) -> Workload:
+    """`workload` with these options."""
+    from sim.mesh import Mesh
+
+    return replace(workload, guidance=not no_guidance, mesh=None if mesh is None else Mesh.parse(mesh))
+
+
+def placed(workloads: Sequence[Workload], plans: Sequence[Schedule], placement: str | None) -> list[Workload]:
+    """The workload of each plan with its experts placed so; loads are those of its routing, groups together."""
+    from sim.placement import parse
+
+    if placement is None:
+        return [*workloads]
+    found = []
+    for workload, plan in zip(workloads, plans, strict=True):
+        loads = None if workload.routing is None else workload.routing.counts.sum(axis=(0, 2, 3, 4))
+        where = parse(placement, workload.model.experts, workload.mesh_of(plan).group_ranks, loads)
+        found.append(replace(workload, placement=where))
+    return found
