@@ -108,12 +108,17 @@ def _run(schedule: Schedule, workload: Workload, settings: Settings, timeout_s: 
 
 
 def _tell(made: Run, settings: Settings) -> None:
+    from realrun.held import peak_bytes
+
     trace = made.trace
     ages = trace.staleness
     rate, steps = settings.link_bytes_per_s, " ".join(str(age) for age in ages.max(axis=(1, 2)))
     link = "" if rate is None else f" over links of {readable('_bytes_per_s', rate)}"
     print(f"{trace.schedule.header}: {trace.ranks} ranks{link}, {trace.makespan_s:.3f} s")
     print(f"staleness, measured: mean {ages.mean():.2f}, oldest {ages.max()}; step by step {steps}")
+    held = max((peak_bytes(each) for each in made.held), key=lambda peak: sum(peak.values()))
+    kept = ", ".join(f"{what} {readable('_bytes', size)}" for what, size in held.items())
+    print(f"buffers between ops at most, of the fullest rank: {kept or 'none'}")
     for kind, seconds, share in trace.table():
         print(f"  {kind:22} {seconds:8.3f} s  {share:6.1%}")
 

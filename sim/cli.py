@@ -291,6 +291,7 @@ def memory(
     no_guidance: NoGuidance = False,
     element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
     channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
+    vae: Annotated[str | None, typer.Option(help='Peak of decoding the images here, as "3 GB"; none without.')] = None,
 ) -> None:
     """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
     from sim.memory import Reserve, memory, most_images
@@ -302,7 +303,7 @@ def memory(
     shape, named = load_model(model, pixels), sources(schedules)
     workload = meshed(Workload(shape, ranks or their_ranks or 8, images), mesh, no_guidance)
     plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
-    reserve = Reserve(channels=channels)
+    reserve = Reserve(channels=channels, vae_bytes=0.0 if vae is None else quantity("vae_bytes", vae))
     found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
     most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
     print(*memory_table(found, _names(named, plans), limit_bytes, most), sep="\n")

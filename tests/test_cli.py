@@ -324,6 +324,29 @@ def test_saved_traces_are_reported_like_simulated_ones(run: Run) -> None:
     assert json.loads(Path("a.json").read_text()) == [report(simulated("sync"))]
 
 
+def test_memory_says_what_for_and_whether_it_fits(run: Run) -> None:
+    code, out, _ = run("memory displaced interweaved distrifusion --steps 4 --model G --images 8 --memory 24GiB")
+    rows = {line[:20].strip(): line[20:].split() for line in out.splitlines()}
+    assert code == 0
+    assert rows["fits"] == ["yes", "yes", "NO"]
+    assert (
+        int(rows["most images a rank"][1])
+        > int(rows["most images a rank"][0])
+        > int(rows["most images a rank"][2])
+        == 0
+    )
+    more = run("memory displaced --steps 4 --model G --images 8 --memory 24GiB --vae 30GB")[1]
+    assert "VAE decoding" in more
+    assert "NO" in more
+
+
+def test_rivals_are_shown_beside_what_was_asked_for(run: Run) -> None:
+    code, out, _ = run("rivals dice --steps 6 --model S --images 2 --cluster 8x-rtx4090")
+    assert code == 0
+    for sort in ("asked for", "exact", "caching", "fewer bytes", "as long as dice", "data_parallel"):
+        assert sort in out
+
+
 def test_a_seed_draws_jitter(run: Run) -> None:
     cluster(jitter={"A": 0.1}).save("c.yaml")
     outs = [run(f"{BASE} {seed}")[1] for seed in ("", "--seed 1", "--seed 1", "--seed 2")]
@@ -409,6 +432,13 @@ BAD = {
     f"{ONE} --images 0": "images=0 should be at least 1",
     f"{ONE} --wire int4": "unknown wire 'int4'; known: float64, float32, bfloat16, float16, float8, int8",
     f"{ONE} --seed 1": "seed has no effect",
+    "memory sync --steps 3": "say how much memory a GPU has: --cluster with a GPU, or --memory",
+    "memory sync --steps 3 --memory 24 --cluster 8x-h100": "both say how much memory a GPU has",
+    "memory sync --steps 3 --cluster c.yaml": "has measured rates, not a GPU: say --memory instead",
+    "memory sync --steps 3 --memory 24MHz": "unknown unit 'MHz' in '24MHz'",
+    "memory sync --steps 3 --memory 9e9 --vae 2s": "vae_bytes: unknown unit 's' in '2s'",
+    "rivals dice --cluster 9x-h100": "no cluster is called 9x-h100, and no file; the names are 2x8-h100",
+    "rivals dyce --cluster 8x-h100": "unknown schedule 'dyce'",
     f"{ONE} --step 1": "--step and --rank have no effect without --picture",
     f"{ONE} --rank 1 --trace a.json": "--step and --rank have no effect without --picture",
     f"{ONE} --picture a.png --step 3": "simulated sync has steps 0 to 2, not 3",
