@@ -174,7 +174,7 @@ def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.Capt
     said = capsys.readouterr().out
     assert "interweaved steps=3 layers=4 top_k=2: 2 ranks over links of 80 MB/s" in said
     assert "step by step 0 1 1" in said
-    assert re.search(r"buffers between ops at most, of the fullest rank: .*received combine [\d.]+ kB", said)
+    assert re.search(r"buffers between ops at most, of the fullest rank: .*received combine [\d.]+ [kM]B", said)
     assert float(said.split("without communication:")[1]) < 1e-10
     assert Trace.load(trace).origin == "measured"
     loaded = Routing.load(routing)
