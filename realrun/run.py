@@ -104,6 +104,11 @@ def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world:
         raise ValueError(f"the workload is for {workload.ranks} ranks, but {world} are running")
     if settings.link_bytes_per_s is not None and world == 1:
         raise ValueError(f"link: {settings.link_bytes_per_s:g} bytes/s has no effect on 1 rank")
+    for what, given in [("mesh", workload.mesh), ("placement", workload.placement)]:
+        if given is not None:
+            raise ValueError(f"{what}: real ranks are one group, with expert e on rank e mod {world}; leave it out")
+    if not workload.guidance:
+        raise ValueError("guidance=False: real runs always compute both halves")
     if workload.routing is not None:
         raise ValueError(f"a real run routes by its own router: routing {workload.routing.source} has no effect")
 

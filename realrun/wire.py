@@ -41,7 +41,7 @@ def decode(sent_RX: Tensor, wire: str, dtype: torch.dtype) -> Tensor:
         return sent_RX.to(dtype)
     small_RD, scale_R4 = sent_RX[:, :-_SCALE_BYTES], sent_RX[:, -_SCALE_BYTES:]
     wide = torch.promote_types(dtype, torch.float32)
-    scale_R1 = scale_R4.contiguous().view(torch.float32).to(wide)
+    scale_R1 = scale_R4.clone(memory_format=torch.contiguous_format).view(torch.float32).to(wide)  # aligned
     return (small_RD.contiguous().view(_SCALED[wire][0]).to(wide) * scale_R1).to(dtype)
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 from realrun.cli import main
 from realrun.execute import RankRun
 from realrun.ranks import RankContext, Ranks, RanksFailed
-from realrun.run import Run, Settings, build_model, execute_rank, inputs, run
+from realrun.run import Run, Settings, build_model, check_fit, execute_rank, inputs, run
 from realrun.transport import GlooTransport, Pending
 from realrun.verify import expected
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.mesh import Mesh
+from sim.placement import round_robin
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
@@ -123,6 +126,23 @@ def test_recorded_tokens_are_in_the_order_of_the_forward(ranks: Ranks) -> None:
         np.testing.assert_allclose(one.scores[0, 0, rank], weight_NK.detach().numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh": Mesh(data=2)}, "mesh: real ranks are one group"),
+        ({"placement": round_robin(8, 2)}, "placement: real ranks are one group"),
+        ({"guidance": False}, "guidance=False: real runs always compute both halves"),
+        ({"wire": "float64"}, "float32 rows gain nothing from travelling as float64"),
+        ({"routing": Routing.balanced(SHAPE, 2, 64)}, "a real run routes by its own router"),
+        ({"ranks": 4}, "the workload is for 4 ranks, but 2 are running"),
+    ],
+)
+def test_what_a_real_run_cannot_follow_is_refused(changes: dict[str, Any], message: str) -> None:
+    workload = replace(Workload(SHAPE, 2, images=2, wire="float32"), **changes)
+    with pytest.raises(ValueError, match=message):
+        check_fit(load_schedule("sync", 3, 3), workload, Settings(), 2)
+
+
 # ------------------------------------------------------------------------------------------------ faults
 
 
@@ -154,8 +174,9 @@ def lose_rank_1(
     ],
     ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
 )
-def test_survivors_of_a_lost_rank_say_what_they_waited_for(how: signal.Signals, message: str) -> None:
-    schedule = load_schedule("interweaved", 9, 3)
+@pytest.mark.parametrize("source", ["interweaved", "interweaved communicators=D+C"])
+def test_survivors_of_a_lost_rank_say_what_they_waited_for(source: str, how: signal.Signals, message: str) -> None:
+    schedule = load_schedule(source, 9, 3)
     workload, began_s = Workload(SHAPE, 2, images=2, wire="float32"), time.monotonic()
     with pytest.raises(RanksFailed, match=message), Ranks(2, timeout_s=2.0) as pool:
         pool.call(lose_rank_1, how, schedule, workload, Settings())
@@ -184,6 +205,22 @@ def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        "sync conditional=threshold threshold=0.2 pieces=2 --wire int8",
+        "distrifusion experts=sharded communicators=DC+K --wire bfloat16",
+    ],
+)
+def test_the_command_verifies_policies_pieces_patches_and_wires(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*words.split(), "--steps", "3", "--images", "1", "--dtype", "float64", "--verify"])
+    assert exit_.value.code == 0
+    said = capsys.readouterr().out.split("without communication:")[1].split(";")
+    assert float(said[0]) < 1e-10
+    assert [age.strip() for age in said[1:]] == ["outputs of another age: 0"] * ("conditional" in words)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         ("nonsense --steps 3", "unknown schedule 'nonsense'"),
@@ -193,6 +230,13 @@ def test_the_command_runs_verifies_and_saves(tmp_path: Path, capsys: pytest.Capt
         ("sync --steps 3 --ranks 3", "8 experts cannot be spread evenly over 3 ranks"),
         ("sync --steps 3 --ranks 16", "8 experts cannot be spread evenly over 16 ranks"),
         ("sync --steps 3 --dtype float8", "unknown dtype 'float8'"),
+        ("sync --steps 3 --wire int4", "unknown wire 'int4'; known: float64, float32, bfloat16, float16, float8, int8"),
+        ("sync --steps 3 --wire float64", "wire: float32 rows gain nothing from travelling as float64"),
+        ("data_parallel --steps 3 --wire int8", "wire: int8 has no effect on data_parallel: no rows travel"),
+        ("sync pieces=3 --steps 3", "cuts the experts of a rank into pieces=3, which has 4"),
+        ("sync top_k=3 --steps 3", "top_k"),
+        ("patch_parallel --steps 3 --ranks 3", "8 rows of them over 3 ranks"),
+        ("sync micro_batches=3 --steps 3", "8 rows of images (with guidance) do not divide into 3 micro-batches"),
         ("sync --steps 3 --link 5ms", "unknown unit 'ms'"),
         ("sync --steps 3 --save /nowhere/run.trace", "/nowhere/run.trace: its directory does not exist"),
         ("tests/golden/show_interweaved_5_3.txt", "is a schedule with layers=3, but layers=4 was asked for"),

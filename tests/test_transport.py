@@ -16,7 +16,7 @@ from torch import Tensor
 
 from realrun.pacing import pace
 from realrun.ranks import RankContext, Ranks, RanksFailed
-from realrun.transport import GlooTransport, Parcel, Pending
+from realrun.transport import GlooTransport, Parcel, Pending, open_streams
 
 WIDTH, EXPERTS = 3, 2  # of a row; on a rank
 MB = 250_000  # elements of fp32
@@ -78,6 +78,25 @@ def test_uneven_rows_come_to_their_place(ranks: Ranks, dtype: torch.dtype, count
         assert {came.rows_RD.dtype, back.rows_RD.dtype} == {dtype}
 
 
+def gathered(context: RankContext) -> tuple[Parcel, tuple[int, ...], int]:
+    """What came of 3 rows from each rank, and what the stamps say of their bytes."""
+    rows = torch.full((3, WIDTH), float(context.rank), dtype=torch.bfloat16)
+    with GlooTransport(context) as transport:
+        pending = transport.gather("K3.1", rows, tag(3, torch.full((context.world, 1), 3)))
+        parcel = pending.wait()
+        return parcel, pending.stamps.sent_bytes, pending.stamps.came_bytes
+
+
+@pools
+def test_a_gather_brings_every_rank_the_same_in_the_order_of_the_ranks(ranks: Ranks) -> None:
+    row_bytes = 2 * WIDTH
+    for rank, (parcel, sent_bytes, came_bytes) in enumerate(ranks.call(gathered)):
+        assert parcel.rows_RD[:, 0].tolist() == [float(src) for src in range(ranks.world) for _ in range(3)]
+        assert parcel.tags.tolist() == [[3, 1, 0]] * ranks.world
+        assert sent_bytes == tuple(0 if dst == rank else 3 * row_bytes for dst in range(ranks.world))
+        assert came_bytes == 3 * ranks.world * row_bytes
+
+
 class Seen(NamedTuple):
     """One transfer: the steps of its tags, and when it was issued, begun and over."""
 
@@ -110,6 +129,26 @@ def test_transfers_run_one_after_the_other_in_order_of_issue(ranks: Ranks) -> No
         assert all(before.end_s <= after.reached_s for before, after in pairwise(seen))
     last_s = max(seen[0].reached_s for seen in by_rank)
     assert all(seen[0].end_s >= last_s for seen in by_rank), "rows cannot come before they were sent"
+
+
+def two_streams(context: RankContext) -> tuple[list[str], bool]:
+    """Streams that were opened, and whether what was issued last on one came before what was issued first on the other,
+    which rank 0 sends late: only because of it."""
+    with open_streams(context, ("compute", "communication", "communication1")) as streams:
+        header = tag(0, torch.ones(context.world, 1, dtype=torch.int64))
+        rows = torch.zeros(context.world, WIDTH)
+        if context.rank:
+            slow = streams["communication"].dispatch("D0.0", rows, header)
+        quick = streams["communication1"].dispatch("D1.0", rows, header)
+        quick.wait()
+        if not context.rank:
+            slow = streams["communication"].dispatch("D0.0", rows, header)
+        slow.wait()
+        return [*streams], quick.stamps.end_s < slow.stamps.end_s
+
+
+def test_communicators_do_not_wait_for_each_other(ranks: Ranks) -> None:
+    assert ranks.call(two_streams) == [(["communication", "communication1"], True)] * 2
 
 
 def paced(context: RankContext, bytes_per_s: float | None) -> tuple[int, float, list[float]]:
