@@ -36,7 +36,7 @@ def any_schedule(random: Random, deciding: bool = False) -> Schedule:
         patches=random.choice(["whole", "whole", "sharded"]),
         policy=random.choice([None, *POLICIES]) if deciding else None,
     )  # fmt: skip
-    schedule = _in_any_order(replace(header, ops=tuple(_Drawn(header, random).ops())), random).trimmed()
+    schedule = in_any_order(replace(header, ops=tuple(_Drawn(header, random).ops())), random).trimmed()
     schedule = replace(schedule, ops=(*schedule.ops, *_for_nothing(schedule, random)))
     communicators = random.choice([1, 1, 3])
     decorated = tuple(
@@ -46,7 +46,7 @@ def any_schedule(random: Random, deciding: bool = False) -> Schedule:
         )
         for op in schedule.ops
     )
-    return _in_any_order(replace(schedule, ops=decorated), random)
+    return in_any_order(replace(schedule, ops=decorated), random)
 
 
 @dataclass
@@ -121,7 +121,7 @@ def _for_nothing(schedule: Schedule, random: Random) -> Iterator[Op]:
                 yield Op("D", op.step, op.layer, op.part, slots, piece=piece, asked=asked, unused=True)
 
 
-def _in_any_order(schedule: Schedule, random: Random) -> Schedule:
+def in_any_order(schedule: Schedule, random: Random) -> Schedule:
     ops = {op.name: op for op in schedule.ops}
     sorter = TopologicalSorter({name: schedule.inputs(op) for name, op in ops.items()})
     sorter.prepare()

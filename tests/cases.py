@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
-from graphlib import TopologicalSorter
 from itertools import product
 from random import Random
 from typing import Any
 
 import numpy as np
+from anything import in_any_order
 from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
@@ -102,19 +102,7 @@ def anything(draw: st.DrawFn) -> Schedule:
         ops += [Op("D", s, l, part, slots=carried), Op("E", s, l, part), Op("C", s, l, part)]
         ops += [Op("N", s, l, part)] * random.choice([0, 0, 1])
     waiting = tuple(op._replace(blocks=random.random() < 0.1) for op in ops)
-    return _in_any_order(replace(empty, ops=waiting), random)
-
-
-def _in_any_order(schedule: Schedule, random: Random) -> Schedule:
-    ops = {op.name: op for op in schedule.ops}
-    sorter = TopologicalSorter({name: schedule.inputs(op) for name, op in ops.items()})
-    sorter.prepare()
-    ready, order = [], []
-    while sorter.is_active():
-        ready += sorter.get_ready()
-        order.append(ready.pop(random.randrange(len(ready))))
-        sorter.done(order[-1])
-    return replace(schedule, ops=tuple(ops[name] for name in order))
+    return in_any_order(replace(empty, ops=waiting), random)
 
 
 def model(schedule: Schedule, **changes: Any) -> ModelShape:
