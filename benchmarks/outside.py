@@ -5,8 +5,8 @@
 Measured (sgl-project/sglang, pull request 37357): 81 frames of 480 x 480, 40 steps, bf16; latency and peak of device
 memory, with patches shared by both ranks and all experts on each, and with experts spread over the two.  The model's
 shapes are those of the public configuration (examples/lingbot-video.yaml), the machine is the preset 8x-h100 cut to two
-ranks.  Nothing is fitted to these numbers.  Writes benchmarks/results/outside.json, with every assumption, and what each
-that could be otherwise would change."""
+ranks.  Nothing is fitted to these numbers.  Writes benchmarks/results/outside.json, with every assumption, and what it
+would change if one were otherwise."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ ASSUMED = [
 ]
 NOT_COUNTED = [
     "text encoding, VAE decoding and writing the video, if the measured latency has them",
-    "modulation and norms in fp32 for every token, as the public code has them: 1.4 GB a layer, forward and rank, and a "
-    "product in fp32 a forward, together 2 to 3 s",
+    "modulation and norms in fp32 for every token, as the public code has them: 1.4 GB a layer, forward and rank, "
+    "and a product in fp32 a forward, together 2 to 3 s",
     "padding to a fixed capacity, if the measured dispatch has it: it sends equal splits of static shapes",
     "what compilation fuses, if it was on",
     "the VAE's weights and its peak of memory",
