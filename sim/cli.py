@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli_mesh import MeshText, NoGuidance, PlacementText, meshed, placed
+from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.cli_traces import (
     Decode,
     Json,
@@ -178,7 +178,7 @@ def simulate(
     workloads = placed(_routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
     outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
     outputs.check()
-    surroundings = around(start_up, decode, report or json is not None)
+    surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names])
     outputs.write_reports(traces, workloads, surroundings)

@@ -1,6 +1,7 @@
-"""Options of the command line that say who shares what: the mesh, where experts live, guidance.
+"""Options of the command line that say who shares what (the mesh, where experts live, guidance), and who decodes.
 
-It knows how they are written; what they mean stands in sim/mesh.py, sim/placement.py and sim/workload.py."""
+It knows how they are written; what they mean stands in sim/mesh.py, sim/placement.py, sim/workload.py and
+sim/decode.py."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from sim.cluster import Cluster
     from sim.schedule import Schedule
     from sim.workload import Workload
 
@@ -52,3 +54,15 @@ def placed(workloads: Sequence[Workload], plans: Sequence[Schedule], placement: 
         where = parse(placement, workload.model.experts, workload.mesh_of(plan).group_ranks, loads)
         found.append(replace(workload, placement=where))
     return found
+
+
+def decoding(decode: str | None, workload: Workload, cluster: Cluster) -> str | None:
+    """What `--decode` says, where it says vae: the seconds that the cluster's GPU takes for one image."""
+    from sim.decode import decode_s
+    from sim.gpu import Gpu
+
+    if decode != "vae":
+        return decode
+    if not isinstance(cluster.compute, Gpu):
+        raise ValueError(f"--decode vae: cluster {cluster.name} has measured rates, not a GPU; say a time instead")
+    return f"{decode_s(workload.model, cluster.compute)} s"

@@ -24,7 +24,10 @@ Step = Annotated[int | None, typer.Option(help="Draw this step only; without it 
 Ranks = Annotated[list[int] | None, typer.Option("--rank", metavar="<int>", help="Draw this rank; repeat for more.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write reports as JSON; sim/report.py says the keys.")]
 StartUp = Annotated[str | None, typer.Option(help='Until the first op, as "40 s"; else left out of reports.')]
-Decode = Annotated[str | None, typer.Option(help='Of one image by the VAE, as "30 ms"; else left out of reports.')]
+Decode = Annotated[
+    str | None,
+    typer.Option(help='Of one image by the VAE, as "30 ms"; or, where a GPU is simulated, vae: SD\'s, computed.'),
+]
 Faster = Annotated[float, typer.Option(help="Percent of time that ops are thought to lose.")]
 
 

@@ -111,18 +111,20 @@ class _Machine:
         plan, alike, number = self.plan, functools.cache(_alike), functools.cache(number_of)
         self.team_of = {i: number(plan.teams[i]) for i in self.collectives}
         self.arrived = {i: [0] * len(plan.teams[i]) for i in self.collectives}
-        self.over = {i: [Event(self.env) for _ in range(self.ranks)] for i in self.collectives}
+        self.over: dict[int, list[Event]] = {}
         self.together: dict[int, list[list[tuple[float, list[int]]]]] = {}
         if any(plan.shares):
             self.sharing = {n: Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S) for n in {*plan.island_of}}
-        if all(plan.shares):
-            return
         self.alone = Alone(self.env, self.fluid)
+        flowing = [rank for rank, group in enumerate(plan.group_of) if plan.shares[group]]
         for i in self.collectives:
-            self.together[i] = [alike(tuple(self.ticks[rank][i] for rank in team), team) for team in plan.teams[i]]
-            for _, members in (sort for team in self.together[i] for sort in team):
-                for rank in members[1:]:
-                    self.over[i][rank] = self.over[i][members[0]]
+            sorts = [alike(tuple(self.ticks[rank][i] for rank in team), team) for team in plan.teams[i]]
+            self.together[i] = sorts
+            shared = {sort[0]: Event(self.env) for team in sorts for _, sort in team}  # by the first of those alike
+            first = {rank: sort[0] for team in sorts for _, sort in team for rank in sort}
+            self.over[i] = [shared[first[rank]] for rank in range(self.ranks)]
+            for rank in flowing:
+                self.over[i][rank] = Event(self.env)  # flows end one by one
 
     def _begin_hosts(self, host: Host) -> None:
         ops, talks = self.plan.schedule.ops, self.plan.schedule.on_communication

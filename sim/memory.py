@@ -32,7 +32,7 @@ class Reserve:
     channels: of a communicator to each peer, of 12 MiB: 32 on NVSwitch, where an all-to-all of 8 H100 took 3.3 GB
     (NCCL issue 1685: this says 2.8), 2 over PCIe (NCCL issue 1189).
     slack: share of the tensors' bytes that a caching allocator with several streams holds unused.
-    vae_bytes: peak of decoding, after the last step, when buffers are gone; 0 where nothing is decoded here."""
+    vae_bytes: peak of decoding (sim/decode.py), after the last step, when buffers are gone; 0: not decoded here."""
 
     context_bytes: float = 0.5e9
     channels: int = 2

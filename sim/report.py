@@ -21,6 +21,7 @@ The file knows how numbers are put together; it refuses to know how a line or a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ class Around:
     """What surrounds the sampling, in seconds, as far as it is said (None: left out, and the report says so).
 
     start_up_s: until the first op, once a process (loading weights, compiling).  decode_s: of one image by the VAE; a
-    rank decodes its images one after another, after sampling."""
+    rank decodes its share of the images one after another, after sampling."""
 
     start_up_s: float | None = None
     decode_s: float | None = None
@@ -69,10 +70,10 @@ def throughput(trace: Trace, around: Around = Around()) -> Throughput | None:  #
     images = trace.about.get("images", "")
     if not images.isdecimal() or images == "0":
         return None
-    whole_s = trace.makespan_s + int(images) * (around.decode_s or 0.0)
-    every = int(images) * trace.ranks
+    every = int(trace.about.get("images_in_all", int(images) * trace.ranks))
+    whole_s = trace.makespan_s + math.ceil(every / trace.ranks) * (around.decode_s or 0.0)
     first_s = (around.start_up_s or 0.0) + trace.makespan_s + (around.decode_s or 0.0)
-    return Throughput(every, every / whole_s, int(images) / whole_s * 3600, first_s)
+    return Throughput(every, every / whole_s, every / trace.ranks / whole_s * 3600, first_s)
 
 
 def sent_bytes(schedule: Schedule, workload: Workload) -> dict[str, Array]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -97,7 +98,13 @@ class Workload:
 
     def mesh_of(self, schedule: Schedule) -> Mesh:
         """Its mesh, or the one that `schedule` means: one group of all ranks."""
-        return self.mesh or Mesh.of(self.ranks, schedule.sharded_patches)
+        return self._meshes[schedule.sharded_patches]
+
+    @cached_property
+    def _meshes(self) -> tuple[Mesh, Mesh]:
+        """By whether patches are sharded."""
+        whole, shared = (self.mesh or Mesh.of(self.ranks, sharded) for sharded in (False, True))
+        return whole, shared
 
     def teams(self, schedule: Schedule, op: Op) -> tuple[tuple[int, ...], ...]:
         """Ranks that meet in the collective `op`, a tuple each."""

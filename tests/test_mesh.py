@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import HOSTED, NODES, SWITCH
 
+from sim.cli import main
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.collectives import all_to_all_s, halves_s
+from sim.decode import decode_s
 from sim.engine import simulate
 from sim.fabric import Fabric
+from sim.gpu import Gpu
 from sim.load import load_schedule
 from sim.memory import memory
 from sim.mesh import Mesh
@@ -26,6 +30,7 @@ from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import patch_parallel, sync
 from sim.trace import Trace
+from sim.units import readable
 from sim.workload import MODELS, Workload
 
 
@@ -280,3 +285,50 @@ def test_a_collective_has_one_noise_a_team() -> None:
     took = (trace.end_s - trace.start_s)[:, [op.kind == "D" for op in schedule.ops]]
     np.testing.assert_array_equal(took[0], took[1])
     assert (took[0] != took[2]).all()
+
+
+# ------------------------------------------------------------------------------------------- the command line
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "sync", "--steps", "2", "--model", "S", "--images", "2", *words])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_the_command_line_takes_meshes_and_placements(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    routing = ["--imbalance", "2", "--placement", "balanced copies=4"]
+    words = ["--cluster", "8x-h100", "--mesh", "guidance=2 expert=4", *routing, "--save", "t", "--report"]
+    code, out, err = command(capsys, *words, "--decode", "vae", "--start-up", "20 s")
+    assert code == 0, err
+    about = Trace.load("t").about
+    assert (about["mesh"], about["images_in_all"]) == ("data=1 guidance=2 expert=4 patch=1", "8")
+    assert about["placement"] == "balanced, 4 copies"
+    decoded = decode_s(MODELS["S"], Gpu.load("h100_sxm"))
+    first = 20 + Trace.load("t").makespan_s + decoded
+    assert readable("_s", first) in out
+    seconds = Trace.load("t").makespan_s + decoded  # four ranks have two images each, of which each decodes one
+    assert f"{8 / seconds:.4g}" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--mesh", "data=2 expert=2"], "2 x 1 x 2 x 1 = 4 ranks, but there are 8"),
+        (["--mesh", "data=2 expert=4 patch"], "cannot read 'patch'"),
+        (["--placement", "balanced"], "balanced has no effect where routing is balanced"),
+        (["--placement", "contiguous", "--mesh", "data=8"], "a group is one rank"),
+        (["--no-guidance", "--mesh", "guidance=2 expert=4"], "without guidance there is no second half"),
+        (["--report", "--decode", "soon"], "decode_s: 'soon' is not a number"),
+    ],
+)
+def test_the_command_line_refuses_what_has_no_effect(
+    capsys: pytest.CaptureFixture[str], words: list[str], why: str
+) -> None:
+    code, out, err = command(capsys, "--cluster", "8x-h100", *words)
+    assert (code, out) == (2, "")
+    assert why in " ".join(err.split())
