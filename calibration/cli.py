@@ -66,6 +66,16 @@ def readme(
     draw(picture, folder)
 
 
+@app.command()
+def reproduction(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, numbers and picture.")] = Path("docs"),
+) -> None:
+    """Predicts what DICE's publication measured on 8 x RTX 4090, and says what is left over; some five minutes."""
+    from calibration.reproduction.write import write
+
+    write(out, Console(stderr=True))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
     from realrun.ranks import RanksFailed

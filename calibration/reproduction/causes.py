@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from calibration.reproduction.predict import FEW_STEPS, IMAGES, PUBLISHED, READINGS, STEPS, Case, Prediction, predict
+from calibration.reproduction.predict import FEW_STEPS, PUBLISHED, READINGS, STEPS, Case, Prediction, predict
 
 STALE = ("displaced", "dice")
 Tell = Callable[[str], None]
@@ -28,16 +28,24 @@ def causes(reading: str) -> Iterator[tuple[str, Case | str]]:
         yield "counts on a communicator of their own", base.asking("communicators=N+DC")
     yield "one all-to-all per local expert", "no effect: XL has one expert a rank on 8 ranks"
     yield "masks and copies of conditional communication", replace(base, masks=True)
-    for steps in (1, 2, 4):
+    yield (
+        "conditional communication saves nothing (a bound)",
+        replace(base, schedules={**base.schedules, "dice": _UNCONDITIONAL[reading]}),
+    )
+    for steps in (2, 4):
         yield f"warm-up of {steps} more steps", base.asking(f"warm_up={steps}", STALE)
     for seconds in (1.0, 3.0):
         yield f"{seconds:g} s beside the steps in every run", replace(base, fixed_s=seconds)
-    for images in (4, 16, 64):
+    for images in (4, 16):
         yield f"{images} images a rank", replace(base, images={STEPS: images, FEW_STEPS: images})
     for name, changed in _DOUBTS.items():
         yield name, replace(base, doubt=replace(base.doubt, **changed))
 
 
+_UNCONDITIONAL = {
+    "as intended": "interweaved synchronous=deep",
+    "as released": "interweaved synchronous=deep counts=blocking released=reruns",
+}
 _DOUBTS: dict[str, dict[str, Any]] = {
     "no interference": {"slow_compute": 0.0, "slow_transfer": 0.0},
     "interference of 40 % either way": {"slow_compute": 0.4, "slow_transfer": 0.4},

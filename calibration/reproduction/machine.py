@@ -26,8 +26,8 @@ PRESET = "8x-rtx4090"
 MODEL = MODELS["XL"]
 SHARE, SHARE_IMAGES = 0.733, 16  # of all-to-alls in synchronous XL, as published
 SHARED = ("host", "sockets")  # resources whose rates the parameter multiplies
-_SHARE_STEPS = 4  # a synchronous step is like any other
-_FACTORS = 0.05, 200.0  # between which the parameter is looked for
+_SHARE_STEPS = 3  # a synchronous step is like any other, but for jitter
+_FACTORS = 0.2, 50.0  # between which the parameter is looked for
 _RAMP_BYTES = 1e6  # far below any all-to-all here, far above a count exchange
 
 
@@ -54,7 +54,11 @@ class Doubt:
 
 
 RANGES: dict[str, tuple[float, float, str]] = {  # name -> ends, and where they come from; drawn evenly on a log axis
-    "compute": (0.6, 1.0, "the fit of a GPU of the same architecture is an upper end: clocks, power limits, eager code"),
+    "compute": (
+        0.6,
+        1.0,
+        "the fit, of a GPU of the same kind, is an upper end: clocks, power limits, eager code",
+    ),
     "attention_share": (0.2, 0.7, "plain attention to FlashAttention-2's best (arXiv 2307.08691)"),
     "slow_compute": (0.02, 0.4, "published: 19 % on average, up to 40 %"),
     "slow_transfer": (0.02, 0.4, "the same, the other way round"),
@@ -134,12 +138,13 @@ def calibrated(doubt: Doubt, sync: str) -> tuple[Cluster, float]:
     Raises ValueError if no factor gives it that share."""
     plan, work = load_schedule(sync, _SHARE_STEPS, MODEL.layers), workload(SHARE_IMAGES, doubt)
 
-    def over(log_factor: float) -> float:
+    def over(log_factor: float) -> float:  # of the odds, which are nearly straight on a log axis
         trace = run(plan, work, machine(doubt, float(np.exp(log_factor))), doubt)
-        return all_to_all_share(trace, doubt.share_waits) - SHARE
+        share = all_to_all_share(trace, doubt.share_waits)
+        return float(np.log(share / (1 - share)) - np.log(SHARE / (1 - SHARE)))
 
     low, high = np.log(_FACTORS)
     if not over(low) > 0 > over(high):
         raise ValueError(f"no factor between {_FACTORS[0]} and {_FACTORS[1]} gives a share of {SHARE:.1%}: {doubt}")
-    factor = float(np.exp(brentq(over, low, high, xtol=1e-4)))
+    factor = float(np.exp(brentq(over, low, high, xtol=1e-3)))
     return machine(doubt, factor), factor

@@ -30,7 +30,11 @@ class Published:
         return f"{self.method}, {self.steps} steps"
 
 
-PUBLISHED = (Published("dice", STEPS, 1.26), Published("displaced", FEW_STEPS, 1.28), Published("dice", FEW_STEPS, 1.20))
+PUBLISHED = (
+    Published("dice", STEPS, 1.26),
+    Published("displaced", FEW_STEPS, 1.28),
+    Published("dice", FEW_STEPS, 1.20),
+)
 READINGS = {  # reading -> method -> the schedule that ran
     "as intended": {"sync": "sync", "displaced": "displaced", "dice": "dice"},
     "as released": {
@@ -54,8 +58,8 @@ class Case:
 
     def asking(self, words: str, methods: tuple[str, ...] = ("sync", "displaced", "dice")) -> Case:
         """The same with further settings for the schedules of some methods."""
-        more = {method: f"{source} {words}" if method in methods else source for method, source in self.schedules.items()}
-        return replace(self, schedules=more)
+        more = {method: f"{self.schedules[method]} {words}" for method in methods}
+        return replace(self, schedules={**self.schedules, **more})
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def predict(case: Case) -> Prediction:
 
 
 def _stopping(schedule: Schedule) -> Schedule:
-    """The same, but the host waits for every router: a boolean mask has to be counted before rows are picked with it."""
+    """The same, but the host waits for every router: a boolean mask is counted before it picks rows."""
     ops = (op._replace(blocks=True) if op.kind == "A" else op for op in schedule.ops)
     return replace(schedule, ops=tuple(ops)).check()
 
