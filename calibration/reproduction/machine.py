@@ -1,7 +1,7 @@
 """The publication's machine, inferred: the preset 8x-rtx4090 with one parameter set, and what is not known of it.
 
-The parameter is a factor on the rates of what the ranks share (the hosts' memory and the way between the sockets).  It
-is set so that the all-to-alls take the published share of synchronous XL at 16 images a rank, and from nothing else.
+The parameter is a factor on the rates of what ranks share (bridges, the hosts' memory, the way between sockets).  It is
+set so that the all-to-alls take the published share of synchronous XL at 16 images a rank, and from nothing else.
 The file knows a machine; it refuses to know any published speed-up."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sim.workload import MODELS, Workload
 PRESET = "8x-rtx4090"
 MODEL = MODELS["XL"]
 SHARE, SHARE_IMAGES = 0.733, 16  # of all-to-alls in synchronous XL, as published
-SHARED = ("host", "sockets")  # resources whose rates the parameter multiplies
+SHARED = ("bridge", "host", "sockets")  # resources whose rates the parameter multiplies
 _SHARE_STEPS = 3  # a synchronous step is like any other, but for jitter
 _FACTORS = 0.2, 50.0  # between which the parameter is looked for
 _RAMP_BYTES = 1e6  # far below any all-to-all here, far above a count exchange

@@ -100,9 +100,9 @@ def _told(found: Found) -> Iterator[str]:
     wide = [key for key in told["ends"] if key not in narrow]
     of = ", ".join(f"{count} {reading}" for reading, count in told["readings"].items())
     yield (
-        f"- Of all {total} draws the nearest misses one of the three numbers by {told['least_miss']:.0%}. The nearest "
-        f"{told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; on a logarithmic axis they span less than "
-        f"half of what was drawn of {', '.join(narrow) or 'nothing'}, and more of {', '.join(wide) or 'nothing'}."
+        f"- Of all {total} draws the nearest misses one of the three numbers by {told['least_miss']:.0%}. The "
+        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; on a logarithmic axis they span "
+        f"less than half of what was drawn of {', '.join(narrow) or 'nothing'}, more of {', '.join(wide) or 'nothing'}."
     )
 
 
@@ -121,7 +121,7 @@ def _nearest_cause(rows: Sequence[Found]) -> str:
 
 
 def _worst(row: Found) -> float:
-    return max(map(abs, row["residual"]))
+    return float(max(map(abs, row["residual"])))
 
 
 # ------------------------------------------------------------------------------------ memory and rivals
@@ -175,7 +175,7 @@ def _cell(label: str, table: Table) -> str:
 
 
 def _gain(label: str, table: Table) -> float:
-    return float(table["sync"]["makespan_s"] / table[label]["makespan_s"])
+    return float(table["sync"]["makespan_s"]) / float(table[label]["makespan_s"])
 
 
 def _gains(tables: Mapping[int, Table]) -> dict[str, object]:
