@@ -11,6 +11,7 @@ from typing import Any
 
 from calibration.reproduction.predict import FEW_STEPS, PUBLISHED, READINGS, STEPS, Case, Prediction, predict
 
+SAVES_NOTHING = "conditional communication saves nothing (a bound)"
 STALE = ("displaced", "dice")
 Tell = Callable[[str], None]
 
@@ -28,10 +29,7 @@ def causes(reading: str) -> Iterator[tuple[str, Case | str]]:
         yield "counts on a communicator of their own", base.asking("communicators=N+DC")
     yield "one all-to-all per local expert", "no effect: XL has one expert a rank on 8 ranks"
     yield "masks and copies of conditional communication", replace(base, masks=True)
-    yield (
-        "conditional communication saves nothing (a bound)",
-        replace(base, schedules={**base.schedules, "dice": _UNCONDITIONAL[reading]}),
-    )
+    yield SAVES_NOTHING, replace(base, schedules={**base.schedules, "dice": _UNCONDITIONAL[reading]})
     for steps in (2, 4):
         yield f"warm-up of {steps} more steps", base.asking(f"warm_up={steps}", STALE)
     for seconds in (1.0, 3.0):

@@ -53,27 +53,23 @@ class Doubt:
     seed: int = 0  # of jitter and of routing
 
 
-RANGES: dict[str, tuple[float, float, str]] = {  # name -> ends, and where they come from; drawn evenly on a log axis
-    "compute": (
-        0.6,
-        1.0,
-        "the fit, of a GPU of the same kind, is an upper end: clocks, power limits, eager code",
-    ),
+RANGES: dict[str, tuple[float, float, str]] = {  # name -> ends, and where they come from
+    "compute": (0.6, 1.0, "the fit, of a GPU of the same kind, is an upper end: clocks, power limits, eager code"),
     "attention_share": (0.2, 0.7, "plain attention to FlashAttention-2's best (arXiv 2307.08691)"),
-    "slow_compute": (0.02, 0.4, "published: 19 % on average, up to 40 %"),
-    "slow_transfer": (0.02, 0.4, "the same, the other way round"),
+    "slow_compute": (0.0, 0.4, "published: 19 % on average, up to 40 %"),
+    "slow_transfer": (0.0, 0.4, "the same, the other way round"),
     "launch_s": (3e-6, 15e-6, "CUDA launches alone, to PyTorch's eager mode on a slow host"),
     "collective_s": (1e-5, 6e-5, "the same for a collective"),
-    "jitter": (0.002, 0.05, "standard deviation of the logarithm of an op's time"),
-    "imbalance": (1.001, 1.3, "load of a layer's most loaded expert over the mean, of a router trained for balance"),
-    "unscaled": (0.02, 0.5, "8 x L40S: 128 MiB take 2.4 times as long as 32 MiB, so half of the latter is not bytes"),
+    "jitter": (0.0, 0.05, "standard deviation of the logarithm of an op's time"),
+    "imbalance": (1.0, 1.3, "load of a layer's most loaded expert over the mean, of a router trained for balance"),
+    "unscaled": (0.0, 0.5, "8 x L40S: 128 MiB take 2.4 times as long as 32 MiB, so half of the latter is not bytes"),
 }
 
 
 def draw(seed: int) -> Doubt:
-    """A doubt with every value drawn from RANGES, and the wire and what the share counts tossed for."""
+    """A doubt with every value drawn evenly from RANGES, and the wire and what the share counts tossed for."""
     random = np.random.default_rng(seed)
-    values = {key: float(np.exp(random.uniform(*np.log([low, high])))) for key, (low, high, _) in RANGES.items()}
+    values = {key: float(random.uniform(low, high)) for key, (low, high, _) in RANGES.items()}
     wire, waits = str(random.choice(["float16", "float32"])), bool(random.integers(2))
     return Doubt(**values, wire=wire, share_waits=waits, seed=seed)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibration.reproduction.causes import SAVES_NOTHING
 from calibration.reproduction.draws import FEW_IMAGES, interval
 from calibration.reproduction.machine import RANGES, SHARE, SHARE_IMAGES
 from calibration.reproduction.predict import FEW_STEPS, IMAGES, PUBLISHED, READINGS, STEPS
@@ -94,16 +95,29 @@ def _cause(row: Found) -> list[str]:
 def _told(found: Found) -> Iterator[str]:
     """A line each on fixed cost, on the nearest cause, and on what the draws tell."""
     for reading, rows in found["causes"].items():
-        yield f"- {reading.capitalize()}: {_fixed(rows[0])}; {_nearest_cause(rows)}."
+        yield f"- {reading.capitalize()}: {_fixed(rows[0])}; {_conditional(rows)}; {_nearest_cause(rows)}."
     told, total = found["told"], sum(len(rows) for rows in found["draws"].values())
-    narrow = [key for key, (every, mine) in told["ends"].items() if mine[1] / mine[0] < (every[1] / every[0]) ** 0.5]
+    narrow = [key for key, (every, mine) in told["ends"].items() if mine[1] - mine[0] < (every[1] - every[0]) / 2]
     wide = [key for key in told["ends"] if key not in narrow]
     of = ", ".join(f"{count} {reading}" for reading, count in told["readings"].items())
     yield (
         f"- Of all {total} draws the nearest misses one of the three numbers by {told['least_miss']:.0%}. The "
-        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; on a logarithmic axis they span "
+        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; they span "
         f"less than half of what was drawn of {', '.join(narrow) or 'nothing'}, more of {', '.join(wide) or 'nothing'}."
     )
+
+
+def _conditional(rows: Sequence[Found]) -> str:
+    """How much of what conditional communication is predicted to save it would have saved, if all else were right."""
+    nothing = next(row for row in rows if row["cause"] == SAVES_NOTHING)
+    said = []
+    for number, each in enumerate(PUBLISHED):
+        if each.method == "dice":
+            without, needed, full = (
+                1 / s for s in (nothing["speed_up"][number], each.speed_up, rows[0]["speed_up"][number])
+            )
+            said.append(f"{(without - needed) / (without - full):.0%} for {each.key}")
+    return f"conditional communication would have to save {', '.join(said)} of the time that it is predicted to save"
 
 
 def _fixed(base: Found) -> str:
