@@ -70,7 +70,7 @@ def readme(
 def reproduction(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, numbers and picture.")] = Path("docs"),
 ) -> None:
-    """Predicts what DICE's publication measured on 8 x RTX 4090, and says what is left over; some five minutes."""
+    """Predicts what DICE's publication measured on 8 x RTX 4090, and says what is left over; five to six minutes."""
     from calibration.reproduction.write import write
 
     write(out, Console(stderr=True))

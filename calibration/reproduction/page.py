@@ -98,12 +98,12 @@ def _told(found: Found) -> Iterator[str]:
         yield f"- {reading.capitalize()}: {_fixed(rows[0])}; {_conditional(rows)}; {_nearest_cause(rows)}."
     told, total = found["told"], sum(len(rows) for rows in found["draws"].values())
     narrow = [key for key, (every, mine) in told["ends"].items() if mine[1] - mine[0] < (every[1] - every[0]) / 2]
-    wide = [key for key in told["ends"] if key not in narrow]
     of = ", ".join(f"{count} {reading}" for reading, count in told["readings"].items())
+    told_of = f"of {', '.join(narrow)} they span less than half of what was drawn, of all else" if narrow else "of each"
     yield (
         f"- Of all {total} draws the nearest misses one of the three numbers by {told['least_miss']:.0%}. The "
-        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; they span "
-        f"less than half of what was drawn of {', '.join(narrow) or 'nothing'}, more of {', '.join(wide) or 'nothing'}."
+        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; {told_of} they span more than half of "
+        "what was drawn, so that the numbers hardly tell it."
     )
 
 
@@ -116,13 +116,13 @@ def _conditional(rows: Sequence[Found]) -> str:
             without, needed, full = (
                 1 / s for s in (nothing["speed_up"][number], each.speed_up, rows[0]["speed_up"][number])
             )
-            said.append(f"{(without - needed) / (without - full):.0%} for {each.key}")
-    return f"conditional communication would have to save {', '.join(said)} of the time that it is predicted to save"
+            said.append(f"{(without - needed) / (without - full):.0%} ({each.key})")
+    return f"conditional communication would have to save {' and '.join(said)} of the time that it is predicted to save"
 
 
 def _fixed(base: Found) -> str:
     pairs = zip(PUBLISHED, base["closing_s"], strict=True)
-    needs = [f"{'a negative time' if s is None else f'{s:.0f} s'} for {each.key}" for each, s in pairs]
+    needs = [f"{'a negative time' if s is None else f'{s:.0f} s'} ({each.key})" for each, s in pairs]
     return f"a fixed cost of every run would have to be {', '.join(needs)}"
 
 
