@@ -102,8 +102,8 @@ def _told(found: Found) -> Iterator[str]:
     told_of = f"of {', '.join(narrow)} they span less than half of what was drawn, of all else" if narrow else "of each"
     yield (
         f"- Of all {total} draws the nearest misses one of the three numbers by {told['least_miss']:.0%}. The "
-        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; {told_of} they span more than half of "
-        "what was drawn, so that the numbers hardly tell it."
+        f"nearest {told['nearest']} ({of}) miss by up to {told['farthest_miss']:.0%}; {told_of} they span more than "
+        "half of what was drawn, so that the numbers hardly tell it."
     )
 
 
