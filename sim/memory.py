@@ -7,7 +7,7 @@ bytes; it refuses to know seconds."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -90,11 +90,23 @@ def persistent_bytes(schedule: Schedule, workload: Workload, step: int, element_
     """What is kept from `step` into the next: what for -> bytes [rank].
 
     `workload` must have been fitted to the schedule (`Workload.fits`)."""
-    kept: dict[str, Array] = defaultdict(lambda: np.zeros(workload.ranks))
-    for buffer in schedule.persistent(step):
-        elements = _buffer_elements(buffer, schedule.ops[buffer.born], schedule, workload)
-        kept[buffer.what] += elements * element_bytes
-    return dict(kept)
+    return _together(schedule.persistent(step), schedule, workload, element_bytes)
+
+
+def alive_bytes(schedule: Schedule, workload: Workload, position: int, element_bytes: int = 2) -> dict[str, Array]:
+    """What waits between ops while the op at `position` runs: what for -> bytes [rank].
+
+    `workload` must have been fitted to the schedule (`Workload.fits`)."""
+    return _together(schedule.alive(position), schedule, workload, element_bytes)
+
+
+def _together(
+    buffers: Iterable[Buffer], schedule: Schedule, workload: Workload, element_bytes: int
+) -> dict[str, Array]:
+    total: dict[str, Array] = defaultdict(lambda: np.zeros(workload.ranks))
+    for buffer in buffers:
+        total[buffer.what] += _buffer_elements(buffer, schedule, workload) * element_bytes
+    return dict(total)
 
 
 def _held(schedule: Schedule, workload: Workload, element_bytes: int) -> dict[str, Array]:
@@ -102,11 +114,10 @@ def _held(schedule: Schedule, workload: Workload, element_bytes: int) -> dict[st
     change: dict[str, Array] = defaultdict(lambda: np.zeros((len(schedule.ops) + 1, workload.ranks)))
     sizes: dict[tuple[object, ...], Array] = {}
     for buffer in schedule.buffers:
-        op = schedule.ops[buffer.born]
-        varies = (buffer.step, buffer.layer) if op.kind in "DEC" and _by_step(workload) else ()
+        varies = (buffer.step, buffer.layer) if _by_step(workload) else ()
         key = (buffer.what, buffer.part, buffer.slot, buffer.piece, *varies)
         if key not in sizes:
-            sizes[key] = _buffer_elements(buffer, op, schedule, workload) * element_bytes
+            sizes[key] = _buffer_elements(buffer, schedule, workload) * element_bytes
         change[buffer.what][buffer.born] += sizes[key]
         change[buffer.what][buffer.dies + 1] -= sizes[key]
     rows = workload.tokens / schedule.micro_batches
@@ -129,8 +140,9 @@ def _by_step(workload: Workload) -> bool:
     return placed or (workload.routing is not None and max(workload.routing.counts.shape[:2]) > 1)
 
 
-def _buffer_elements(buffer: Buffer, op: Op, schedule: Schedule, workload: Workload) -> Array:
+def _buffer_elements(buffer: Buffer, schedule: Schedule, workload: Workload) -> Array:
     """Elements [rank] of a buffer."""
+    op = schedule.ops[buffer.born]
     tokens = workload.tokens / schedule.micro_batches
     if buffer.what == "router weights":
         return np.full(workload.ranks, tokens)

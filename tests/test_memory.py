@@ -11,7 +11,7 @@ from hypothesis import given
 
 from sim.kernels import parameters
 from sim.load import load_schedule
-from sim.memory import Reserve, memory, most_images
+from sim.memory import Reserve, alive_bytes, memory, most_images
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.workload import MODELS, Workload
@@ -88,6 +88,19 @@ def test_more_of_anything_needs_more() -> None:
     all_to_one = memory(schedule, replace(workload, routing=Routing(uneven)))
     assert all_to_one.rank == 0
     assert all_to_one.peak_bytes > 1.5 * least
+
+
+@pytest.mark.parametrize("spec", ["displaced conditional=threshold threshold=0.3 interval=4", "interweaved pieces=2"])
+def test_buffers_at_the_peak_are_those_alive_there_one_by_one(spec: str) -> None:
+    schedule = load_schedule(spec, 6, 12)
+    workload = Workload(MODELS["S"], 2, 2)
+    routed = replace(
+        workload, routing=Routing.skewed(workload.model, 2, workload.tokens, 6, imbalance=1.5, keep=0.6, seed=1)
+    )
+    found = memory(schedule, routed, reserve=NOTHING)
+    alive = alive_bytes(schedule, routed.fits(schedule), schedule.position[found.at])
+    for what, size in alive.items():
+        assert found.bytes_of.get(what, 0.0) == pytest.approx(size[found.rank]), what
 
 
 def test_an_impossible_reserve_is_refused() -> None:
