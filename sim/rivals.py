@@ -18,7 +18,7 @@ from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import WIRES, Workload
 
-_EXACT = ("sync", "overlap", "overlap micro_batches=4", "data_parallel")  # age 0
+_EXACT = ("overlap", "overlap micro_batches=4", "data_parallel")  # age 0, as sync
 _CACHING = ("cached", "cached cached=3")
 _FEWER_BYTES = ("int8",)  # float8 takes as many
 Tell = Callable[[str], None]
@@ -51,55 +51,49 @@ def rivals(
 
     Raises ValueError if an asked schedule cannot be run; a rival that cannot be (experts that do not divide, images
     that cannot be cut) is left out."""
-    shape = workload.model
-    plans = {source: load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in asked}
-    found = [_rival(source, "asked for", plan, workload, cluster, tell) for source, plan in plans.items()]
-    base = load_schedule("sync", steps, shape.layers, top_k=shape.top_k)
+    asked = [source for source in asked if source != "sync"]
+    plans = [(source, _plan(source, steps, workload)) for source in asked]
+    found = [_rival(source, "asked for", plan, workload, cluster, tell) for source, plan in plans]
+    sync = _rival("sync", "exact", _plan("sync", steps, workload), workload, cluster, tell)
     others = []
     for name, why, plan, work in _contenders(asked, steps, workload):
         try:
             others.append(_rival(name, why, plan, work, cluster, tell))
         except ValueError:
             continue
-    sync = next((rival for rival in others if rival.name == "sync"), None)
-    if sync is None:
-        sync = _rival("sync", "waits for everything", base, workload, cluster, tell)
     fewer = [_fewer_steps(rival, sync, workload, cluster, tell) for rival in found]
     few = {rival.name: rival for rival in fewer if rival is not None}
-    rest = [rival for rival in others if rival is not sync]
-    return [sync, *(rival for rival in found if rival.name != "sync"), *rest, *few.values()]
+    return [sync, *found, *others, *few.values()]
 
 
 def _contenders(asked: Sequence[str], steps: int, workload: Workload) -> Iterator[tuple[str, str, Schedule, Workload]]:
-    """(name, why, schedule, workload) of every rival but fewer steps."""
-    shape = workload.model
-
-    def plan(source: str) -> Schedule:
-        return load_schedule(source, steps, shape.layers, top_k=shape.top_k)
-
-    for source in _EXACT:
-        if source not in asked or source == "sync":
-            yield source, "exact", plan(source), workload
-    for source in _CACHING:
-        if source not in asked:
-            yield source, "caching", plan(source), workload
+    """(name, why, schedule, workload) of every rival but sync and fewer steps."""
+    for sources, why in [(_EXACT, "exact"), (_CACHING, "caching")]:
+        for source in sources:
+            if source not in asked:
+                yield source, why, _plan(source, steps, workload), workload
     for wire in _FEWER_BYTES:
         if WIRES[wire] < WIRES[workload.wire]:
-            for source in ("sync", "overlap", *asked):
-                yield f"{source}, {wire}", "fewer bytes", plan(source), replace(workload, wire=wire)
+            for source in dict.fromkeys(("sync", "overlap", *asked)):
+                plan = _plan(source, steps, workload)
+                yield f"{source}, {wire}", "fewer bytes", plan, replace(workload, wire=wire)
 
 
 def _fewer_steps(rival: Rival, sync: Rival, workload: Workload, cluster: Cluster, tell: Tell) -> Rival | None:
     """Synchronous, with as many steps as the latency of `rival` pays for; None if that is all of them, or not one."""
-    shape, steps = workload.model, sync.trace.schedule.steps
-    few = min(steps - 1, int(rival.trace.makespan_s / sync.trace.makespan_s * steps))
-    while few > 0:
-        plan = load_schedule("sync", few, shape.layers, top_k=shape.top_k)
-        made = _rival(f"sync, {few} steps", f"as long as {rival.name}", plan, workload, cluster, tell)
-        if made.trace.makespan_s <= rival.trace.makespan_s:
-            return made if rival.trace.makespan_s < sync.trace.makespan_s else None
-        few -= 1
+    steps, limit_s = sync.trace.schedule.steps, rival.trace.makespan_s
+    if limit_s >= sync.trace.makespan_s:
+        return None
+    for few in range(min(steps - 1, int(limit_s / sync.trace.makespan_s * steps)), 0, -1):
+        why = f"as long as {rival.name}"
+        made = _rival(f"sync, {few} steps", why, _plan("sync", few, workload), workload, cluster, tell)
+        if made.trace.makespan_s <= limit_s:
+            return made
     return None
+
+
+def _plan(source: str, steps: int, workload: Workload) -> Schedule:
+    return load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k)
 
 
 def _rival(name: str, why: str, plan: Schedule, workload: Workload, cluster: Cluster, tell: Tell) -> Rival:

@@ -52,7 +52,7 @@ from functools import cached_property
 from typing import Any
 
 from sim.buffers import Buffer, buffers_of
-from sim.check import draw, verify
+from sim.check import verify
 from sim.op import COLLECTIVES, FOR_NOTHING, KINDS, PER_STEP, Op, ScheduleError
 from sim.policy import Policy
 
@@ -346,7 +346,7 @@ class Schedule:
         slots = tuple(slot for slot in sent if (op.step, op.layer, op.part, slot) in rows)
         return op if slots == sent else op._replace(slots=slots, asked=tuple(s for s in op.asked if s in slots))
 
-    # --------------------------------------------------------------------------------- check and drawing
+    # ------------------------------------------------------------------------------------------ check
 
     def check(self) -> Schedule:
         """Returns the schedule itself if every rank can run it to the end, and every op for a purpose.
@@ -361,10 +361,6 @@ class Schedule:
             raise ScheduleError(f"{self.name!r} should be a name: a letter, then letters, digits and any of _ + . -")
         verify(self)
         return self
-
-    def draw(self, position: int, note: str, around: int = 2) -> str:
-        """The lines near the op at `position`, with a pointer to it that bears `note`."""
-        return draw(self, position, note, around)
 
     # -------------------------------------------------------------------------- staleness and buffers
 
