@@ -5,7 +5,8 @@
 57 steps of 28 layers with 7 ops each (A N D S E C R) and 3 ops a step: 11,343 ops on each of 8 ranks.  "with flows":
 interference, and dispatch, combine and counts on communicators of their own over shared host links, even traffic;
 "skewed": experts with a load of up to 1.5 times the mean, so that every flow of a transfer ends by itself; "drifting":
-and a fifth of the tokens change their best expert from step to step, so that no transfer comes twice.  Writes benchmarks/results/engine.json."""
+and a fifth of the tokens change their best expert from step to step, so that no transfer comes twice.  Writes
+benchmarks/results/engine.json."""
 
 from __future__ import annotations
 
