@@ -4,8 +4,8 @@
     page.heading("Runs").table(["schedule", "time"], [["sync", "2.68 s"]]).picture(figure, "One step of sync.")
     page.save("out.html")
 
-Pictures are drawn into the page as SVG (PNG where that is less than half as large), so that no request leaves it.  The file knows
-markup; it refuses to know what is told."""
+Pictures are drawn into the page as SVG (PNG where that is less than half as large), so that no request leaves it.
+The file knows markup; it refuses to know what is told."""
 
 from __future__ import annotations
 

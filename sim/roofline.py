@@ -12,7 +12,7 @@ from sim.cluster import Cluster
 from sim.cost import kernel_s, kernels_of
 from sim.gpu import DTYPES, Gpu
 from sim.kernels import Attention, Gemm, Kernel, macs
-from sim.schedule import Schedule
+from sim.schedule import Op, Schedule
 from sim.workload import Workload
 
 
@@ -47,7 +47,10 @@ def roofline(schedule: Schedule, workload: Workload, cluster: Cluster, by_kernel
         raise ValueError(f"cluster {cluster.name} has measured rates, not a GPU: they have no roofline")
     dtype = workload.dtype or "bf16"
     found = []
-    for kind, op in {op.kind: op for op in reversed(schedule.ops) if not op.collective}.items():
+    first: dict[str, Op] = {}
+    for op in schedule.ops:
+        first.setdefault(op.kind, op)
+    for kind, op in ((kind, op) for kind, op in first.items() if not op.collective):
         parts = [_working(kind, each, gpu, dtype) for each in kernels_of(op, schedule, workload)]
         whole = Working(
             kind, kind, sum(p.flops for p in parts), sum(p.moved_bytes for p in parts), sum(p.seconds for p in parts)

@@ -18,7 +18,7 @@ _MARKERS = "osD^vPX*"
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points
 _NAME_PT = 6.0
 _CHARACTER = 0.56  # width of a character of DejaVu Sans, in font sizes, on average
-_APART_PT = 7.0  # between the lines of names
+_APART_PT = 7.5  # between the lines of names
 _TICK_PT = 5.0  # between a point and its name
 
 
@@ -38,9 +38,9 @@ class Choice(NamedTuple):
 def on_front(choices: Sequence[Choice]) -> list[bool]:
     """[choice]: whether no other is at least as good on both axes and better on one."""
     at = np.array([(each.x, each.y) for each in choices], dtype=np.float64)
-    as_good = (at[None] <= at[:, None]).all(axis=2)
-    better = (at[None] < at[:, None]).any(axis=2)
-    return [not beaten for beaten in np.asarray(np.logical_and(as_good, better)).any(axis=1).tolist()]
+    as_good: npt.NDArray[np.bool_] = np.all(at[None] <= at[:, None], axis=2)
+    better: npt.NDArray[np.bool_] = np.any(at[None] < at[:, None], axis=2)
+    return [not np.any(np.logical_and(as_good[i], better[i])) for i in range(len(choices))]
 
 
 @styled
@@ -114,7 +114,7 @@ def _places(x: float, y: float, name: str) -> list[tuple[Box, float, float]]:
     for up in sorted((n * _APART_PT for n in range(-4, 5)), key=abs):
         for across in (_TICK_PT, -_TICK_PT):
             left = x + across if across > 0 else x + across - wide
-            found.append(((left, y + up - 3, left + wide, y + up + 3), across, up))
+            found.append(((left, y + up - 3.5, left + wide, y + up + 3.5), across, up))
     return found
 
 

@@ -18,6 +18,8 @@ COLOURS = {
     "sent combine": "#6FA8DC", "received combine": "#0072B2", "keys and values": "#CC79A7",
 }  # fmt: skip
 
+_LEAST_GB = 0.5  # less is drawn in MB
+
 
 @styled
 def draw_memory(
@@ -40,26 +42,27 @@ def draw_memory(
     made = figure(width_in, 1.05 * len(memories) + 0.95)
     column = [axes for (axes,) in rows_of_axes(made, len(memories))]
     used = [what for what in COLOURS if any(what in each.bytes_of for each in memories)]
-    top = max(each.peak_bytes for each in memories)
+    top = max(limit_bytes or 0.0, *(each.peak_bytes for each in memories))
+    unit, size = ("GB", 1e9) if top >= _LEAST_GB * 1e9 else ("MB", 1e6)
     for axes, each, label in zip(column, memories, labels, strict=True):
-        _draw_areas(axes, each, used)
+        _draw_areas(axes, each, used, size)
         axes.set_title(f"{label}: peak {readable('_bytes', each.peak_bytes)} on rank {each.rank}")
         axes.set_xlim(begin * 1e3, end * 1e3)
-        axes.set_ylim(0, 1.05 * max(top, limit_bytes or 0.0) / 1e9)
-        axes.set_ylabel("memory / GB")
+        axes.set_ylim(0, 1.05 * top / size)
+        axes.set_ylabel(f"memory / {unit}")
         axes.tick_params(labelbottom=axes is column[-1])
         if limit_bytes is not None:
-            axes.axhline(limit_bytes / 1e9, color="black", linewidth=0.8, linestyle="--", label="of the device")
+            axes.axhline(limit_bytes / size, color="black", linewidth=0.8, linestyle="--", label="of the device")
     column[-1].set_xlabel("time / ms")
     made.legend(*column[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, int(width_in)))
     return made
 
 
-def _draw_areas(axes: Axes, memory: MemoryOverTime, used: Sequence[str]) -> None:
+def _draw_areas(axes: Axes, memory: MemoryOverTime, used: Sequence[str], size: float) -> None:
     """Each category upon those before it; constant between moments."""
     below = np.zeros(len(memory.times_s))
     for what in used:
         above = below + memory.bytes_of.get(what, 0.0)
-        axes.fill_between(memory.times_s * 1e3, below / 1e9, above / 1e9, step="post", color=COLOURS[what],
+        axes.fill_between(memory.times_s * 1e3, below / size, above / size, step="post", color=COLOURS[what],
                           linewidth=0, label=what, rasterized=len(below) > 20_000)  # fmt: skip
         below = above
