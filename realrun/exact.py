@@ -84,19 +84,42 @@ def exact_images(
 ) -> Exact:
     """What `schedule` makes of noise z and labels y of the images with these `numbers`; `model` holds all experts.
 
-    The result is that of `reference` for each rank's images, up to the rounding of another order of sums.  tell: is
-    called with how many more images are done."""
+    The result is that of `reference` for each rank's images, up to the rounding of another order of sums.  With a
+    guidance of 1 the unconditional half has no effect on images; it is then not computed, and not in the ages.  tell:
+    is called with how many more images are done."""
     experts = [Experts.of(model.block(layer)) for layer in range(schedule.layers)]
-    size = max(1, _BATCH_TOKENS // (2 * model.shape.tokens))
+    halves = 1 if guidance == 1 else 2
+    size = max(1, _BATCH_TOKENS // (halves * model.shape.tokens))
     finals, ages = [], torch.zeros((), dtype=torch.int64)
     with torch.inference_mode():
         for first in range(0, len(numbers), size):
             mine = slice(first, first + size)
-            batch = _Batch(schedule.check(), model, experts, torch.tensor(numbers[mine]), shares, z_BCHW.dtype)
+            rows = _Rows.of(torch.tensor(numbers[mine]), halves, model.shape.tokens, schedule, shares)
+            batch = _Batch(schedule.check(), model, experts, rows, shares, z_BCHW.dtype)
             finals.append(batch.sample(z_BCHW[mine], y_B[mine], guidance))
             ages = ages + batch.ages
             tell(len(finals[-1]))
     return Exact(torch.cat(finals), ages)
+
+
+class _Rows(NamedTuple):
+    """The rows of a forward, [conditional ; unconditional], grouped by micro-batch."""
+
+    order_B: Tensor  # whose they are
+    sizes: list[int]  # [micro-batch]
+    token_BT: Tensor  # numbers, as `Workload.token_numbers`
+
+    @staticmethod
+    def of(number_I: Tensor, halves: int, tokens: int, schedule: Schedule, shares: Shares) -> _Rows:
+        """Those of images with these numbers: a rank's forward (with sharded patches: that of all ranks) is cut into
+        equal micro-batches."""
+        together = shares.images * (shares.ranks if schedule.sharded_patches else 1)
+        place_B = torch.cat([half * together + number_I % together for half in range(halves)])
+        first_B = torch.cat([(2 * number_I + half) * tokens for half in range(halves)])
+        part_B = place_B * schedule.micro_batches // (2 * together)
+        order_B = part_B.argsort(stable=True)
+        sizes: list[int] = part_B.bincount(minlength=schedule.micro_batches).tolist()
+        return _Rows(order_B, sizes, (first_B[:, None] + torch.arange(tokens))[order_B])
 
 
 class _Kept(NamedTuple):
@@ -110,9 +133,9 @@ class _Kept(NamedTuple):
 class _Batch:
     """Some images under a schedule, from noise to the end."""
 
-    def __init__(self, schedule: Schedule, model: DiTMoE, experts: Sequence[Experts], number_I: Tensor,
-                 shares: Shares, dtype: torch.dtype) -> None:  # fmt: skip
-        self.schedule, self.model, self.experts, self.ranks = schedule, model, experts, shares.ranks
+    def __init__(self, schedule: Schedule, model: DiTMoE, experts: Sequence[Experts], rows: _Rows, shares: Shares,
+                 dtype: torch.dtype) -> None:  # fmt: skip
+        self.schedule, self.model, self.experts, self.ranks, self.rows = schedule, model, experts, shares.ranks, rows
         plain = shares.wire in (None, str(dtype).removeprefix("torch."))
         self.over_wire: Callable[[Tensor], Tensor] = (
             (lambda rows: rows) if plain else partial(round_trip, wire=str(shares.wire))
@@ -124,28 +147,26 @@ class _Batch:
         self.kept: dict[Chain, _Kept] = {}
         self.gathered: dict[Chain, tuple[Tensor, Tensor]] = {}
         self.ages = torch.zeros(schedule.steps, schedule.layers, schedule.top_k, schedule.steps, dtype=torch.int64)
-        self.order_B, sizes = _in_parts(number_I, schedule, shares)
-        self.sizes = dict(zip(schedule.parts, sizes, strict=True))
-        token_N = torch.split(_token_numbers(number_I, model.shape.tokens)[self.order_B], sizes)
         self.ledgers = {
-            (layer, part): Ledger(schedule.policy, layer, mine.flatten(), schedule.top_k)
-            for part, mine in zip(schedule.parts, token_N, strict=True)
+            (layer, part): Ledger(schedule.policy, layer, mine_BT.flatten(), schedule.top_k)
+            for part, mine_BT in zip(schedule.parts, torch.split(rows.token_BT, rows.sizes), strict=True)
             for layer in range(schedule.layers)
         }
 
     def sample(self, z_ICHW: Tensor, y_I: Tensor, guidance: float) -> Tensor:
         """[I, C, H, W] after the last step: rectified flow, Euler, as in `reference`."""
-        y_B = torch.cat([y_I, torch.full_like(y_I, self.model.shape.classes)])[self.order_B]
-        back_B = self.order_B.argsort()
+        order_B, halves = self.rows.order_B, len(self.rows.order_B) // len(y_I)
+        y_B, back_B = torch.cat([y_I, torch.full_like(y_I, self.model.shape.classes)])[order_B], order_B.argsort()
         for step in range(self.schedule.steps):
-            v_ICHW, free_ICHW = self._velocity(step, z_ICHW.repeat(2, 1, 1, 1)[self.order_B], y_B)[back_B].chunk(2)
+            v_BCHW = self._velocity(step, z_ICHW.repeat(halves, 1, 1, 1)[order_B], y_B)[back_B]
+            v_ICHW, free_ICHW = v_BCHW[: len(y_I)], v_BCHW[-len(y_I) :]
             z_ICHW = z_ICHW - (free_ICHW + guidance * (v_ICHW - free_ICHW)) / self.schedule.steps
         return z_ICHW
 
     def _velocity(self, step: int, z_BCHW: Tensor, y_B: Tensor) -> Tensor:
         t = (self.schedule.steps - step) / self.schedule.steps
         x_BTD, c_BD = self.model.embed(z_BCHW, t, y_B)
-        sizes, done = [*self.sizes.values()], []
+        sizes, done = self.rows.sizes, []
         for part, x, c in zip(self.schedule.parts, *(torch.split(each, sizes) for each in (x_BTD, c_BD)), strict=True):
             for layer in range(self.schedule.layers if len(x) else 0):
                 x = self._block((step, layer, part), x, c)
@@ -246,18 +267,3 @@ class _Batch:
         rows_BTD = heads_BATG.transpose(1, 2).flatten(2)
         came_ND = self.over_wire(rows_BTD.flatten(0, 1))
         return came_ND.view(*rows_BTD.shape[:2], heads_BATG.shape[1], -1).transpose(1, 2)
-
-
-def _in_parts(number_I: Tensor, schedule: Schedule, shares: Shares) -> tuple[Tensor, list[int]]:
-    """(order_B, sizes): the rows [conditional ; unconditional] of these images, grouped by micro-batch, and how many
-    are in each.  A rank's forward (with sharded patches: that of all ranks) is cut into equal parts."""
-    together = shares.images * (shares.ranks if schedule.sharded_patches else 1)
-    place_I = number_I % together
-    part_B = torch.cat([place_I, together + place_I]) * schedule.micro_batches // (2 * together)
-    return part_B.argsort(stable=True), part_B.bincount(minlength=schedule.micro_batches).tolist()
-
-
-def _token_numbers(number_I: Tensor, tokens: int) -> Tensor:
-    """[B, T], of rows [conditional ; unconditional]: as `Workload.token_numbers`."""
-    first_B = torch.cat([number_I * 2 * tokens + half * tokens for half in (0, 1)])
-    return first_B[:, None] + torch.arange(tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,16 @@ def test_batches_do_not_interact(source: str, tokens: int, monkeypatch: pytest.M
     """One image at a time, three, or all."""
     monkeypatch.setattr(exact, "_BATCH_TOKENS", tokens)
     hold(load_schedule(source, 4, 2), ranks=4, images=2)
+
+
+def test_without_effect_of_guidance_one_half_is_enough() -> None:
+    schedule = load_schedule("interweaved conditional=random micro_batches=2", 4, 2)
+    workload, settings = Workload(model(schedule, classes=10), 2, 2, "float64"), replace(FLOAT64, guidance=1.0)
+    network = build_model(workload.model, range(8), settings)
+    made = exact_images(schedule, network, range(4), *inputs(workload.model, range(4), settings), 1.0, Shares(2, 2))
+    right = expected(schedule, workload, settings)
+    torch.testing.assert_close(made.final_BCHW, right.final.flatten(0, 1), rtol=0, atol=1e-10)
+    assert made.ages.sum() == right.ages.sum() // 2
 
 
 def test_float32_differs_by_its_rounding_only() -> None:
