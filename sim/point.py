@@ -13,7 +13,7 @@ The file knows what settings are called and how they are put together; it refuse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -67,6 +67,7 @@ class Plain(BaseModel):
 
 DEFAULTS: dict[str, Any] = {name: None if info.is_required() else info.default
                             for name, info in Plain.model_fields.items()}  # fmt: skip
+CELLS_UP_TO = 100_000  # steps x layers: some 10 s and 1 GB
 STRUCTURE = ("schedule", "steps")  # with schedule.*, and top_k and layers of the model: what decides the list of ops
 
 
@@ -89,6 +90,27 @@ class Sources:
 
 
 # ------------------------------------------------------------------------------------------- one value at a time
+
+
+def setting_kind(key: str, values: Sequence[Any] = ()) -> str:
+    """What column a setting needs that has these values: int64, double, bool or string."""
+    kinds: dict[str, type] = {each.name: type(each.default) for each in fields(Settings) if each.metadata}
+    if key.startswith("schedule."):
+        return _COLUMNS[kinds[key.removeprefix("schedule.")]]
+    if key.startswith("model."):
+        return "bool" if key in ("model.qk_norm", "model.adaln", "model.learn_sigma") else "int64"
+    if key in Plain.model_fields:
+        return _PLAIN.get(key, "int64")
+    found = {type(value) for value in values if value is not None}
+    return "string" if str in found else "bool" if found == {bool} else "double"
+
+
+_COLUMNS = {int: "int64", float: "double", bool: "bool", str: "string"}
+_PLAIN = {
+    **dict.fromkeys(("schedule", "cluster", "model", "wire", "dtype", "mesh", "placement", "routing"), "string"),
+    **dict.fromkeys(("grouped", "guidance"), "bool"),
+    **dict.fromkeys(("imbalance", "keep"), "double"),
+}
 
 
 def value_problem(key: str, value: Any) -> str:
@@ -180,6 +202,9 @@ def build_schedule(settings: Mapping[str, Any], model: ModelShape, sources: Sour
     """The schedule that the settings mean.  Raises ScheduleError, as sim/load.py does."""
     written = {key.removeprefix("schedule."): value for key, value in settings.items() if key.startswith("schedule.")}
     asked = tuple(sorted((key, value) for key, value in written.items() if value is not None))
+    cells = (settings.get("steps") or 1) * model.layers
+    if cells > CELLS_UP_TO:
+        raise ValueError(f"steps={settings['steps']} of {model.layers} layers are {cells}; {CELLS_UP_TO} at most")
     name = settings["schedule"].split()[0]
     text = sources.schedules.get(name)
     return _schedule(settings["schedule"], text, settings.get("steps"), model.layers, model.top_k, asked)
@@ -193,18 +218,22 @@ def _schedule(
     return load_schedule(source, steps, layers, text=text, **settings)
 
 
-def build_cluster(settings: Mapping[str, Any], sources: Sources) -> Cluster:
-    """The machine that the settings mean.  Raises ValueError for a key that leads nowhere, or numbers out of range."""
+def machine_tables(settings: Mapping[str, Any], sources: Sources) -> Any:
+    """The machine that the settings mean, as tables.  Raises ValueError for a key that leads nowhere."""
     name = settings["cluster"]
     tables = sources.clusters.get(name) or cluster_tables(name)
     changes = {key: v for key, v in settings.items() if key.startswith(("cluster.", TIMES)) and v is not None}
     if settings.get("ranks") is not None:
         changes = {"cluster.ranks": settings["ranks"], **changes}
-    if not changes:
-        return Cluster.of_tables(tables, name)
     for key in sorted(changes, key=lambda each: each.startswith(TIMES)):
         tables = changed(tables, key, changes[key])
-    return Cluster.of_tables(tables, ", ".join([name, *(f"{key}={value}" for key, value in changes.items())]))
+    return tables
+
+
+def build_cluster(settings: Mapping[str, Any], sources: Sources) -> Cluster:
+    """The machine that the settings mean.  Raises ValueError for a key that leads nowhere, or numbers out of range."""
+    changes = [f"{key}={v}" for key, v in settings.items() if key.startswith(("cluster.", TIMES, "ranks")) if v]
+    return Cluster.of_tables(machine_tables(settings, sources), ", ".join([settings["cluster"], *changes]))
 
 
 def changed(tables: Any, key: str, value: Any) -> Any:

@@ -35,6 +35,7 @@ from sim.point import (
     build,
     in_si,
     read_sources,
+    setting_kind,
     settings_problems,
     value_problem,
 )
@@ -110,11 +111,13 @@ class Sweep:
         text = json.dumps([values, self.plan.model_dump(), self.filters, held], sort_keys=True, default=str)
         return blake2b(text.encode(), digest_size=8).hexdigest()
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Settings by name: those of every sweep, and those with a dot that this one has."""
-        dotted = [key for key in (*self.base, *(axis.key for axis in self.axes)) if key not in DEFAULTS]
-        return (*DEFAULTS, *dotted)
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """Settings by name -> kind of column: those that are something by default, and those that this one says."""
+        usual = {key: (value,) for key, value in DEFAULTS.items() if value is not None}
+        values: dict[str, tuple[Any, ...]] = {**usual, **{key: (value,) for key, value in self.base.items()}}
+        values |= {axis.key: axis.ends for axis in self.axes}
+        return {key: setting_kind(key, said) for key, said in values.items()}
 
 
 def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
@@ -184,7 +187,7 @@ def _ranged(place: str, key: str, said: dict[str, Any], grid: bool, problems: li
         problems += [f"{place}.{line}" for line in readable(error.errors())]
         return
     low, high = (_si(f"{place}.{end}", key, getattr(made, end), problems) for end in ("low", "high"))
-    whole = made.whole or "int" in str(Plain.model_fields[key].annotation if key in Plain.model_fields else "")
+    whole = made.whole or (value_problem(key, 1) == "" and setting_kind(key) == "int64")
     wrong = _range_problem(low, high, made, grid)
     if wrong:
         problems.append(f"{place}: {wrong}")
@@ -235,6 +238,8 @@ def _setting_problems(base: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator
             elif problem:
                 yield f"axes.{axis.key}: {problem}"
                 break
+        if any(isinstance(v, str) for v in axis.values) and any(isinstance(v, int | float) for v in axis.values):
+            yield f"axes.{axis.key}: should be all numbers, or all texts: {', '.join(map(str, axis.values))}"
     for key in ("schedule", "cluster"):
         if key not in base and key not in keys:
             yield f"{key}: missing; it has to be in base or axes"
