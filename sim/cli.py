@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
     Json,
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("sweep")(sweep)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
