@@ -4,18 +4,16 @@ The file knows what a sample is and where this process runs; how samples are kep
 
 from __future__ import annotations
 
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+
+from realrun.machine import machine as about_machine
 
 ROOT = Path(__file__).parent.parent
 OUTLIER = 5.0  # robust standard deviations (1.48 times the median deviation) of the logarithm of seconds
@@ -75,17 +73,8 @@ def mark(samples: Iterable[Sample]) -> list[Sample]:
 
 def machine() -> dict[str, str]:
     """What this process can say about where it runs."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", _program(Path(sys.argv[0])), *sys.argv[1:]]),
-        "commit": commit(),
-        "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "numpy", "simpy")},
-        **gpu(),
-    }
+    command = " ".join(["python", _program(Path(sys.argv[0])), *sys.argv[1:]])
+    return {**about_machine(command, ("torch", "numpy", "simpy")), "commit": commit(), **gpu()}
 
 
 def commit(path: Path = ROOT) -> str:
@@ -123,12 +112,3 @@ def _nvidia(query: str) -> list[str]:
 def _program(path: Path) -> str:
     """`-m calibration` or `benchmarks/prediction.py`: what was run, wherever it lies."""
     return f"-m {path.parent.name}" if path.name == "__main__.py" else "/".join(path.parts[-2:])
-
-
-def _processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
