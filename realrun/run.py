@@ -36,8 +36,8 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 class Settings:
     """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
 
-    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row (realrun/stand_in.py);
-    the images are then meaningless."""
+    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row
+    (realrun/stand_in.py); the images are then meaningless."""
 
     seed: int = 0
     dtype: str = "float32"
