@@ -22,6 +22,7 @@ from realrun.held import Held
 from realrun.model import DiTMoE
 from realrun.parameters import Weights, load, random_state
 from realrun.ranks import RankContext
+from realrun.stand_in import TIMED, idle
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
@@ -33,13 +34,17 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is)."""
+    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
+
+    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row (realrun/stand_in.py);
+    the images are then meaningless."""
 
     seed: int = 0
     dtype: str = "float32"
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
+    timed_row_s: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -48,6 +53,9 @@ class Settings:
             raise ValueError(f"seed={self.seed} should be 0 to {2**32 - 1}")
         if self.link_bytes_per_s is not None and not 1 <= self.link_bytes_per_s < 2**63:
             raise ValueError(f"link: {self.link_bytes_per_s:g} bytes/s should be at least 1 and finite")
+        timed = self.timed_row_s
+        if timed is not None and (sorted(timed) != sorted(TIMED) or not all(0 < s < 1 for s in timed.values())):
+            raise ValueError(f"timed_row_s={dict(timed)} should have seconds, below 1, for each of {', '.join(TIMED)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +150,8 @@ def prepare(
     held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
     mine = range(context.rank * images, (context.rank + 1) * images)
     numbers = range(context.world * images) if schedule.sharded_patches else mine
-    return build_model(shape, held, settings, weights), *inputs(shape, numbers, settings)
+    model = build_model(shape, held, settings, weights)
+    return idle(model) if settings.timed_row_s else model, *inputs(shape, numbers, settings)
 
 
 def execute_rank(
@@ -164,6 +173,7 @@ def execute_rank(
         return execute(
             schedule, model, streams, noise, labels,
             guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
+            timed_row_s=settings.timed_row_s,
         )  # fmt: skip
 
 
@@ -215,6 +225,7 @@ def _about(settings: Settings) -> dict[str, str]:
         "dtype": settings.dtype,
         "seed": str(settings.seed),
         "link": link,
+        **({"compute": "timed"} if settings.timed_row_s else {}),
     }
 
 
