@@ -36,7 +36,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(), nn.Dropout(0.3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(256, FEATURES),
+            nn.Conv2d(48, 64, 3, padding=1), nn.ReLU(), nn.Dropout(0.3), nn.AvgPool2d(2),
+            nn.Flatten(), nn.Linear(256, FEATURES),
         )  # fmt: skip
         self.head = nn.Sequential(nn.ReLU(), nn.Linear(FEATURES, 10))
 

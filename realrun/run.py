@@ -16,13 +16,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realrun.backend import Pool
 from realrun.execute import RankRun, execute
 from realrun.held import Held
 from realrun.model import DiTMoE
-from realrun.pacing import pace
 from realrun.parameters import Weights, load, random_state
-from realrun.ranks import RankContext, Ranks
-from realrun.transport import open_streams
+from realrun.ranks import RankContext
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
@@ -66,7 +65,7 @@ class Run:
 def run(
     schedule: Schedule,
     workload: Workload,
-    ranks: Ranks,
+    ranks: Pool,
     settings: Settings = Settings(),  # frozen
     weights: Weights | None = None,
 ) -> Run:
@@ -153,16 +152,15 @@ def execute_rank(
     settings: Settings,
     weights: Weights | None,
 ) -> RankRun:
-    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule.
+    """What one rank does of `run`: builds its part of the model, throttles its links, executes the schedule.
 
     Every communicator has connections, and so paced links, of its own.  Raises ValueError on a device that no
     transport serves yet."""
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
     model, noise, labels = prepare(context, schedule, workload, settings, weights)
-    with open_streams(context, schedule.streams) as streams:
-        if context.world > 1:
-            pace(settings.link_bytes_per_s)
+    with context.backend.open_streams(context, schedule.streams) as streams:
+        context.backend.throttle(context, settings.link_bytes_per_s)
         return execute(
             schedule, model, streams, noise, labels,
             guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,

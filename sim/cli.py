@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
     Json,
@@ -49,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("sweep")(sweep)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
@@ -180,7 +182,7 @@ def simulate(
     outputs.check()
     surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
     traces = _simulated(plans, workloads, machine, seed)
-    outputs.write(traces, [f"simulated {name}" for name in names])
+    outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
     _tell(traces, names, kinds)
     for tables in [
