@@ -187,7 +187,7 @@ def simulate(
     outputs.check()
     surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
     traces = _simulated(plans, workloads, machine, seed)
-    outputs.write(traces, [f"simulated {name}" for name in names])
+    outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
     _tell(traces, names, kinds)
     for tables in [

@@ -133,7 +133,9 @@ class Outputs:
             if taken.count(path.resolve()) > 1:
                 raise ValueError(f"{path} is named twice: nothing is written over another output or an input")
 
-    def write(self, traces: list[Trace], labels: list[str] | None = None) -> None:
+    def write(
+        self, traces: list[Trace], labels: list[str] | None = None, workloads: list[Workload] | None = None
+    ) -> None:
         """Writes it all; the picture is drawn first, since it may refuse its step or a rank."""
         from sim.output import whole_file
         from sim.perfetto import write_perfetto
@@ -145,7 +147,7 @@ class Outputs:
             with whole_file(path) as temporary:
                 trace.save(temporary)
         if self.trace is not None:
-            write_perfetto(traces, self.trace, labels)
+            write_perfetto(traces, self.trace, labels, workloads)
         if self.picture is not None:
             _timeline().save_figure(figure, self.picture)
 
