@@ -18,6 +18,7 @@ from sim.cluster import Cluster
 from sim.engines import Case, evaluate
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
+from sim.network import Network
 from sim.rivals import contenders
 from sim.schedule import Schedule
 from sim.sweep_facts import FactBook, Facts
@@ -47,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Option:
-    """One schedule on the machine: seconds [draw], the first without any draw; why it is here; what speaks against it."""
+    """One schedule on the machine: seconds [draw], the first undrawn; why it is here; what speaks against it."""
 
     name: str
     why: str
@@ -114,7 +115,9 @@ def _candidates(asked: Asked) -> Iterator[_Candidate]:
     yield _Candidate("sync", "exact", _plan(asked, "sync"), asked.workload)
     for source in (*STALE, *PATCHES, *asked.also):
         try:
-            yield _Candidate(source, "exact" if source == "patch_parallel" else "stale", _plan(asked, source), asked.workload)
+            yield _Candidate(
+                source, "exact" if source == "patch_parallel" else "stale", _plan(asked, source), asked.workload
+            )
         except ValueError:
             if source in asked.also:
                 raise
@@ -224,7 +227,7 @@ def evidence(asked: Asked) -> list[str]:
     lines = [f"cluster: {cluster.source or 'no source given'}"]
     if isinstance(gpu, Gpu):
         lines += [f"{gpu.name}, {key}: {source}" for key, source in gpu.sources.items()]
-    if not isinstance(cluster.link, type(None)) and hasattr(cluster.link, "resources"):
+    if isinstance(cluster.link, Network):
         told = {name: resource.source for name, resource in cluster.link.resources.items()}
         lines += [f"{name}: {source or 'no source given'}" for name, source in told.items()]
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sim.advise import Asked, Option
     from sim.cluster import Cluster
     from sim.inputs import Input
+    from sim.schedule import Schedule
+    from sim.sensitivity import Influence, Makespans, Ranking
     from sim.workload import Workload
 
 ClusterName = Annotated[str, typer.Option("--cluster", help="The machine: a YAML file, or a name as 8x-h100.")]
@@ -26,9 +28,7 @@ Images = Annotated[int, typer.Option(min=1, help="Images on each rank.")]
 Wire = Annotated[str, typer.Option(help="How rows travel; int8 is among the rivals anyway.")]
 Dtype = Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")]
 Draws = Annotated[int, typer.Option(min=2, max=4096, help="Draws of the machine's uncertain numbers.")]
-Error = Annotated[
-    float | None, typer.Option("--relative-error", help="Of numbers whose error nobody stated; 0.1.")
-]
+Error = Annotated[float | None, typer.Option("--relative-error", help="Of numbers whose error nobody stated; 0.1.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
 Also = Annotated[
     list[str] | None, typer.Argument(metavar="[SCHEDULE [SETTING=VALUE]...]...", help="Further candidates.")
@@ -79,8 +79,8 @@ def advise(
     limits = Limits(mean_age, quality, has if memory is None else quantity("memory_bytes", memory),
                     None if latency is None else quantity("latency_s", latency))  # fmt: skip
     inputs = _inputs(machine, relative_error)
-    asked = Asked(workload, machine, steps, limits, drawn(inputs, draws, seed),
-                  None if vulnerability is None else Vulnerability.load(vulnerability), tuple(sources(also or [])))  # fmt: skip
+    costs = None if vulnerability is None else Vulnerability.load(vulnerability)
+    asked = Asked(workload, machine, steps, limits, drawn(inputs, draws, seed), costs, tuple(sources(also or [])))
     console = Console(stderr=True)
     with console.status("evaluating") as status:
         options = ranked(asked, lambda name: status.update(f"evaluating {name}"))
@@ -107,29 +107,23 @@ def sensitivity(
     import numpy as np
     from rich.console import Console
 
-    from sim.engines import Case, evaluate
     from sim.inputs import drawn
     from sim.load import load_schedule, sources
     from sim.sensitivity import influences, ranking
 
     machine, workload = _machine(cluster), _workload(cluster, model, pixels, images, wire, dtype)
-    inputs, named, tables = _inputs(machine, relative_error), sources(schedules), asdict(machine)
+    inputs, named = _inputs(machine, relative_error), sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     seconds, found = [], []
     with Console(stderr=True).status("evaluating") as status:
         for source, plan in zip(named, plans, strict=True):
             status.update(f"evaluating {source}")
-
-            def makespans(changes, size, plan=plan):  # type: ignore[no-untyped-def]
-                outcome = evaluate(Case(plan, workload, tables, size, changes))
-                if outcome.error[0] is not None:
-                    raise ValueError(outcome.error[0])
-                return outcome.makespan_s
-
+            makespans = _makespans(plan, workload, machine)
             found.append(influences(inputs, makespans, points, seed))
             seconds.append(makespans(drawn(inputs, draws, seed), draws))
-    print(*_influences_told(named, found), "", *_ranking_told(named, np.array(seconds), ranking(np.array(seconds))), "",
-          *_uncertainty(machine, inputs, draws), sep="\n")  # fmt: skip
+    each = np.array(seconds)
+    print(*_influences_told(named, found), "", *_ranking_told(named, each, ranking(each)), "", sep="\n")
+    print(*_uncertainty(machine, inputs, draws), sep="\n")
 
 
 # ------------------------------------------------------------------------------------------------- inputs
@@ -154,6 +148,19 @@ def _inputs(machine: Cluster, relative_error: float | None) -> list[Input]:
     if machine.errors and relative_error is not None:
         raise ValueError(f"--relative-error has no effect: cluster {machine.name} states its errors")
     return inputs_of(machine, ASSUMED if relative_error is None else relative_error)
+
+
+def _makespans(plan: Schedule, workload: Workload, machine: Cluster) -> Makespans:
+    """Seconds [draw] of one schedule, of factors by setting."""
+    from sim.engines import Case, evaluate
+
+    def seconds(changes: dict[str, Any], draws: int) -> Any:
+        outcome = evaluate(Case(plan, workload, asdict(machine), draws, changes))
+        if reasons := [error for error in outcome.error if error is not None]:
+            raise ValueError(reasons[0])
+        return outcome.makespan_s
+
+    return seconds
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -210,28 +217,24 @@ def launch_command(path: Path, workload: Workload) -> str:
             f"--images {workload.images} --dtype {dtype} --wire {workload.wire}")  # fmt: skip
 
 
-def _influences_told(named: Sequence[str], found: Sequence[Sequence[object]]) -> list[str]:
-    from sim.sensitivity import Influence
+def _influences_told(named: Sequence[str], found: Sequence[Sequence[Influence]]) -> list[str]:
     from sim.show import grid
 
     rows = []
     for name, each in zip(named, found, strict=True):
         for one in each:
-            assert isinstance(one, Influence)
-            rows.append([name, one.input.name, f"{one.input.error:.1%}", f"{one.down:+.2%}", f"{one.up:+.2%}",
-                         f"{one.first:.2f} +- {one.first_error:.2f}", f"{one.total:.2f} +- {one.total_error:.2f}"])  # fmt: skip
+            alone, total = f"{one.first:.2f} +- {one.first_error:.2f}", f"{one.total:.2f} +- {one.total_error:.2f}"
+            error, less, more = f"{one.input.error:.1%}", f"{one.down:+.2%}", f"{one.up:+.2%}"
+            rows.append([name, one.input.name, error, less, more, alone, total])
     head = ["schedule", "input", "error", "makespan, if less", "if more", "variance: alone", "in all"]
     return grid(head, rows)
 
 
-def _ranking_told(named: Sequence[str], seconds: object, found: object) -> list[str]:
+def _ranking_told(named: Sequence[str], seconds: Any, found: Ranking) -> list[str]:
     import numpy as np
 
-    from sim.sensitivity import Ranking
     from sim.show import grid
 
-    assert isinstance(found, Ranking)
-    assert isinstance(seconds, np.ndarray)
     order = [int(i) for i in np.argsort(seconds[:, 0], kind="stable")]
     rows = []
     for place, i in enumerate(order):
@@ -241,5 +244,3 @@ def _ranking_told(named: Sequence[str], seconds: object, found: object) -> list[
                      f"{found.best[i]:.0%}", "" if after is None else f"{found.faster[i, after]:.0%}"])  # fmt: skip
     pairs = f"two schedules taken at random keep their order in {found.pairs:.0%} of draws"
     return [*grid(["schedule", "makespan", "90 % of draws", "fastest in", "faster than the next in"], rows), pairs]
-
-

@@ -10,7 +10,7 @@ import typer
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What `sweep` wrote to.")]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="CONDITION", help='As "makespan_s < 2 and schedule != \'sync\'"; repeat for more.'),
+    typer.Option("--where", metavar="CONDITION", help="As \"makespan_s < 2 and schedule != 'sync'\"; repeat for more."),
 ]
 Sort = Annotated[list[str] | None, typer.Option("--sort", metavar="COLUMN", help="Rising; -COLUMN: falling.")]
 Head = Annotated[int | None, typer.Option(min=1, help="The first so many rows.")]

@@ -68,8 +68,8 @@ class Outcomes(NamedTuple):
     @staticmethod
     def nothing(size: int) -> Outcomes:
         """Nothing known yet."""
-        numbers = [np.full(size, np.nan) for _ in range(4)]
-        return Outcomes(*numbers, np.full(size, None, object), np.full(size, None, object))
+        a, b, c, d = (np.full(size, np.nan) for _ in range(4))
+        return Outcomes(a, b, c, d, np.full(size, None, object), np.full(size, None, object))
 
     def put(self, which: npt.NDArray[Any], some: Outcomes) -> None:
         """Writes what is known of the configurations `which`."""
@@ -126,13 +126,14 @@ def _recurred(case: Case, workload: Workload, machines: Machines) -> Outcomes:
 def lanes_of(batch: Batch, some: slice) -> Batch:
     """Some configurations of a batch."""
     names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
-    return replace(batch, **{name: np.ascontiguousarray(getattr(batch, name)[..., some]) for name in names})
+    cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(batch, name)[..., some]) for name in names}
+    return replace(batch, **cut)
 
 
 def _busy_s(batch: Batch) -> tuple[Array, Array]:
     """[configuration] seconds in which something is computed, and in which rows travel: means of ranks."""
     often = np.bincount(batch.sort_of, minlength=len(batch.ticks))
-    kind = {n: op for n, op in reversed([*zip(batch.sort_of, batch.schedule.ops, strict=True)])}
+    kind = dict(zip(batch.sort_of, batch.schedule.ops, strict=True))
     sums = np.zeros((2, batch.size))
     for n, times in enumerate(often):
         if kind[n].kind in "DC" or not kind[n].collective:
@@ -142,7 +143,7 @@ def _busy_s(batch: Batch) -> tuple[Array, Array]:
 
 
 def simulated(case: Case) -> Outcomes:
-    """By SimPy, one after another.  ValueErrors are reasons; anything else is a fault of ours, and is said to be one."""
+    """By SimPy, one after another.  ValueErrors are reasons; anything else is a fault of ours, and is called one."""
     found = Outcomes.nothing(case.size)
     for i in range(case.size):
         try:

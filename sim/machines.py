@@ -26,7 +26,8 @@ from sim.schedule import Op, Schedule
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
-_LINK = r"link\.(resources\.[^.]+\.(bytes_per_s|latency_s)|ramp_s|ramp_bytes|least_s|latency_s|bytes_per_s|counts_s|burst_bytes)"
+_LINK = r"link\.(resources\.[^.]+\.(bytes_per_s|latency_s)|ramp_s|ramp_bytes|least_s)"
+_LINK += r"|link\.(latency_s|bytes_per_s|counts_s|burst_bytes)"
 _OTHER = r"host\.(launch_s|collective_s|wake_s)|interference\.(compute\.[A-Z]|communication)|compute\..*"
 _MANY = re.compile(f"{_LINK}|{_OTHER}")
 
@@ -147,7 +148,9 @@ def costs_of(schedule: Schedule, workload: Workload, machines: Machines) -> Batc
         sort_of=sort_of,
         row_of=sort_of,
         ticks=whole(np.ascontiguousarray(seconds[:, :ranks])),
-        launch=whole(np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)),
+        launch=whole(
+            np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)
+        ),
         kernels=launched,
         burst=whole(np.array([_burst_s(op, schedule, machines) for op in ops])),
         slow_compute=np.array([1.0 + machines.factor(op.kind) for op in ops]),
@@ -224,14 +227,15 @@ def _over_link(op: Op, schedule: Schedule, workload: Workload, machines: Machine
 
 def transfer_s(moved_bytes: Array, fabric: Fabric, machines: Machines) -> Array:
     """Seconds [rank, machine] of a transfer alone: `Fabric.transfer_s` on machines of the same layout."""
-    used = moved_bytes * fabric.weight > 0
-    ways = fabric.passes & used  # [resource, src, dst]
-    mine = ways.any(axis=1) if fabric.receives_only else ways.any(axis=1) | ways.any(axis=2)  # [resource, rank]
+    ways = fabric.passes & (moved_bytes * fabric.weight > 0)  # [resource, src, dst]
+    mine = np.any(ways, axis=1)  # [resource, rank]
+    if not fabric.receives_only:
+        mine |= np.any(ways, axis=2)
     load = fabric.passes.reshape(len(fabric.names), -1).astype(np.float64) @ (moved_bytes * fabric.weight).ravel()
-    some = np.flatnonzero(mine.any(axis=1))
+    some = np.flatnonzero(np.any(mine, axis=1))
     busy_s = load[some, None] / _rates(fabric, machines)[some]
     moving_s = np.max(np.where(mine[some, :, None], busy_s[:, None, :], 0.0), axis=0, initial=0.0)
-    return _start_s(moved_bytes, fabric, machines, moving_s.max(axis=0)) + moving_s
+    return np.asarray(_start_s(moved_bytes, fabric, machines, moving_s.max(axis=0)) + moving_s)
 
 
 def _rates(fabric: Fabric, machines: Machines) -> Array:

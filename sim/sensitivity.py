@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,14 +61,19 @@ def influences(inputs: Sequence[Input], makespans: Makespans, n: int, seed: int)
         seconds: Array = np.log(makespans(factors(inputs, flat), flat.shape[1])).reshape(shape)
         return seconds[None]
 
-    dists = [stats.norm()] * len(inputs)
+    dists: list[Any] = [stats.norm()] * len(inputs)
     found = stats.sobol_indices(func=logs, n=n, dists=dists, rng=np.random.default_rng(seed))
     spread = found.bootstrap(confidence_level=0.95, n_resamples=200)
-    made = []
-    for i, each in enumerate(inputs):
-        errors = [(ci.high[0, i] - ci.low[0, i]) / 2 for ci in
-                  (spread.first_order.confidence_interval, spread.total_order.confidence_interval)]  # fmt: skip
-        made.append(Influence(each, *changes[i], found.first_order[0, i], errors[0], found.total_order[0, i], errors[1]))
+    orders = {name: np.ravel(getattr(found, name)) for name in ("first_order", "total_order")}
+    halves = {}
+    for name in orders:
+        interval = getattr(spread, name).confidence_interval
+        halves[name] = (np.ravel(interval.high) - np.ravel(interval.low)) / 2
+    made = [
+        Influence(each, float(changes[i, 0]), float(changes[i, 1]), orders["first_order"][i], halves["first_order"][i],
+                  orders["total_order"][i], halves["total_order"][i])
+        for i, each in enumerate(inputs)
+    ]  # fmt: skip
     return sorted(made, key=lambda influence: -influence.total)
 
 

@@ -4,6 +4,7 @@ It knows how a key leads back to a point: through the sweep's file, which lies b
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from sim.engine import simulate
@@ -24,7 +25,7 @@ def again(folder: Path, key: str) -> Trace:
     if points.sweep.digest != manifest["digest"]:
         raise ValueError(f"{folder}: the files that its sweep names have changed since")
     borders = points.borders
-    for first, last in zip(borders, borders[1:], strict=False):
+    for first, last in pairwise(borders):
         chunk = points.chunk(first, last)
         keys = row_keys(chunk, points.sweep.sources)
         if key in keys:
