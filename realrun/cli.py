@@ -58,6 +58,9 @@ def realrun(
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
     routing: Annotated[Path | None, typer.Option(help="Write experts and scores of every token here (.npz).")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile each rank, and write its torch.profiler trace into this folder.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also compare with one process without communication.")
     ] = False,
@@ -71,8 +74,10 @@ def realrun(
     for path in (save, routing):
         if path is not None:
             refuse_unwritable(path)
+    if profile is not None:
+        profile.mkdir(parents=True, exist_ok=True)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    settings = Settings(seed, dtype, link_bytes_per_s=rate)
+    settings = Settings(seed, dtype, link_bytes_per_s=rate, profile=None if profile is None else str(profile))
     world = _world(ranks)
     workload = Workload(MODELS[model], world, images, wire or dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)

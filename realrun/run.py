@@ -20,6 +20,7 @@ from realrun.execute import RankRun, execute
 from realrun.held import Held
 from realrun.model import DiTMoE, load, random_state
 from realrun.pacing import pace
+from realrun.profile import profile_path, profiled
 from realrun.ranks import RankContext, Ranks
 from realrun.transport import open_streams
 from sim.routing import Records, Routing
@@ -33,13 +34,16 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is)."""
+    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
+
+    profile: folder for a torch.profiler trace of each rank (realrun/profile.py); None: without a profiler."""
 
     seed: int = 0
     dtype: str = "float32"
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -163,10 +167,20 @@ def execute_rank(
     with open_streams(context, schedule.streams) as streams:
         if context.world > 1:
             pace(settings.link_bytes_per_s)
-        return execute(
-            schedule, model, streams, noise, labels,
-            guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
-        )  # fmt: skip
+        profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
+        with profiled(profile) as about:
+            report = execute(
+                schedule, model, streams, noise, labels,
+                guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
+            )  # fmt: skip
+            about |= _of_run(context, schedule, {**workload.about(), **_about(settings)}, report)
+        return report
+
+
+def _of_run(context: RankContext, schedule: Schedule, about: dict[str, str], report: RankRun) -> dict[str, Any]:
+    """What a rank's profile says of its run, for sim/kineto.py."""
+    ages = {key: getattr(report, key).tolist() for key in ("staleness", "ages", "attention_staleness")}
+    return {"schedule": str(schedule), "rank": context.rank, "world": context.world, "about": about, **ages}
 
 
 def join(schedule: Schedule, workload: Workload, settings: Settings, reports: list[RankRun]) -> Run:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_profile import read_back
 from sim.cli_traces import (
     Decode,
     Json,
@@ -53,6 +54,7 @@ app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
 app.command("critical")(critical_saved)
+app.command("profile")(read_back)
 
 Sources = Annotated[
     list[str],
