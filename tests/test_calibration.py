@@ -231,9 +231,10 @@ def test_the_main_job_in_small(tmp_path: Path) -> None:
     assert len(cells) == 6
     assert all(cell.same_staleness() for cell in cells)
     assert "makespan off by" in said
+    assert "interweaved: " in said.split("digits.png")[1]
     for name in ("sync", "displaced", "interweaved"):
         assert said.count(name) >= 2
-    files = "results.json timeline.png trace.json samples/samples.jsonl simulated.trace measured.trace"
+    files = "results.json timeline.png digits.png trace.json samples/samples.jsonl simulated.trace measured.trace"
     for file in files.split():
         assert (tmp_path / "out" / file).stat().st_size > 0
     events = json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
