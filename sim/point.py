@@ -314,5 +314,3 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     missing = [f"{key}: missing" for key in ("schedule", "cluster") if settings.get(key) is None]
     found = [(key, value_problem(key, value)) for key, value in settings.items() if value is not None]
     return missing + [f"{key}: {problem}" for key, problem in found if problem]
-
-

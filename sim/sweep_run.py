@@ -147,7 +147,12 @@ def _take(future: Future, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], a
         elif not alone:
             suspects.append(chunk)
         else:
-            ahead.finish(chunk, part_bytes(refused(chunk, f"killed its worker, also alone: {killed}", ahead.points.sweep.sources)), 0.0, tell)
+            ahead.finish(
+                chunk,
+                part_bytes(refused(chunk, f"killed its worker, also alone: {killed}", ahead.points.sweep.sources)),
+                0.0,
+                tell,
+            )
         return
     except Exception as fault:  # of ours: told in the row, so that the rest goes on
         if len(chunk) > 1:
@@ -172,7 +177,10 @@ def _client(workers: Workers) -> Iterator[Client]:
         with _connected(workers.scheduler) as client:
             yield client
         return
-    settings: dict[str, Any] = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
+    settings: dict[str, Any] = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
     with dask.config.set(settings):
         if workers.slurm_jobs is not None:
             machine = _slurm(workers.slurm_jobs)

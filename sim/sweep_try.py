@@ -32,7 +32,13 @@ class Trial:
     def hours_text(self) -> str:
         """How long, as one says it."""
         minutes = self.seconds / 60
-        return f"{self.seconds:.0f} s" if minutes < 3 else f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:.0f} h"
+        return (
+            f"{self.seconds:.0f} s"
+            if minutes < 3
+            else f"{minutes:.0f} min"
+            if minutes < 180
+            else f"{minutes / 60:.0f} h"
+        )
 
     @property
     def size_text(self) -> str:
