@@ -27,11 +27,10 @@ from realrun.makers import makers
 from realrun.quality import Judge, Question, classifier_of
 from realrun.stale import Ages, with_ages
 from realrun.trained import GUIDANCE, trained
-from sim.cluster import Cluster
 from sim.output import whole_file
 from sim.schedule import Schedule
 from sim.vulnerability import Vulnerability, quality_cost
-from sim.workload import MODELS, Workload
+from sim.workload import MODELS
 
 MODEL = "digits"
 ROOT = Path(__file__).parent.parent
@@ -205,8 +204,7 @@ def another(judge: Judge, question: Question, *like: Judge) -> Judge:
 @cache
 def clock() -> Clock:
     """Of what DICE was published on."""
-    machine = Cluster.load("8x-rtx4090")
-    return Clock(Workload(MODELS["XL"], machine.ranks, 16), machine)
+    return Clock.of("8x-rtx4090", "XL", 16)
 
 
 @cache

@@ -87,13 +87,13 @@ def quality(
 
     Beside every schedule that the simulation finds faster than the synchronous one stands the synchronous one with as
     many steps as its time pays for."""
+    from realrun.latency import Clock
     from realrun.quality import Question
-    from sim.models import load_model
 
     chosen, outputs = _chosen(model, checkpoint, guidance), Outputs(json, picture, npz, vae)
     outputs.check(chosen)
     question = Question(steps, tuple(range(seeds)), images, _shares(ranks, images, wire), chosen.guidance, fine)
-    clock = _clock(cluster, load_model(timed), timed_images, None)
+    clock = Clock.of(cluster, timed, timed_images)
     _judge(sources(schedules), chosen, question, clock, jobs, outputs)
 
 
@@ -116,11 +116,12 @@ def emulate(
     vae: Vae = None,
 ) -> None:
     """Emulate a machine that one lacks: exact images of its ranks, computed here, and its seconds, simulated."""
+    from realrun.latency import Clock
     from realrun.quality import Question
 
     chosen, outputs = _chosen(model, checkpoint, guidance), Outputs(json, picture, npz, vae)
     outputs.check(chosen)
-    clock = _clock(cluster, chosen.shape, images, ranks, wire)
+    clock = Clock.of(cluster, chosen.shape, images, ranks, wire)
     world = clock.workload.ranks
     question = Question(
         steps, tuple(range(seeds)), world * images, _shares(world, world * images, wire), chosen.guidance, fine
@@ -141,16 +142,6 @@ def _shares(ranks: int, images: int, wire: str | None) -> Any:
     if ranks < 1 or images % ranks:
         raise ValueError(f"{images} images cannot be shared out evenly over {ranks} ranks")
     return Shares(ranks, images // ranks, wire)
-
-
-def _clock(cluster: str, shape: Any, images: int, ranks: int | None, wire: str | None = None) -> Clock:
-    from realrun.latency import Clock
-    from sim.cluster import Cluster
-
-    machine = Cluster.load(cluster)
-    machine = machine if ranks is None else replace(machine, ranks=ranks)
-    workload = Workload(shape, machine.ranks, images)
-    return Clock(workload if wire is None else replace(workload, wire=wire), machine)
 
 
 def _judge(named: Sequence[str], chosen: Chosen, question: Question, clock: Clock, jobs: int, outputs: Outputs) -> None:
