@@ -29,10 +29,10 @@ from realrun.stale import Ages, with_ages
 from realrun.trained import GUIDANCE, trained
 from sim.output import whole_file
 from sim.schedule import Schedule
-from sim.vulnerability import Vulnerability, quality_cost
+from sim.vulnerability import age_shares
 from sim.workload import MODELS
 
-MODEL = "digits"
+MODEL, PERIODS = "digits", 5
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "quality.json"
 ASKED = Question(20, tuple(range(8)), 250, guidance=GUIDANCE[MODEL])
@@ -61,7 +61,7 @@ def main() -> None:
         for name in (name for name in named if name != "claims"):
             found[name] = {"meta": samples.machine(), "rows": SECTIONS[name](judge)}
             with whole_file(RESULTS) as part:
-                part.write_text(json.dumps(found, indent=1) + "\n")
+                part.write_text(as_text(found))
     renew(found)
 
 
@@ -184,15 +184,12 @@ SECTIONS: dict[str, Section] = {
 
 
 def row(judge: Judge, schedule: Schedule, name: str) -> Row:
-    """What a schedule came to, and what the vulnerability says that it comes to."""
+    """What a schedule came to, and what an estimate needs to know of it: its ages as shares of the run."""
     quality, _, ages = judge(schedule, name.replace("examples/", ""))
     if any(map(any, schedule.attention_staleness())):
         return quality.table()
-    estimates = {
-        key: round(quality_cost(schedule, vulnerability(), ages.numpy(), euler=euler), 5)
-        for key, euler in [("estimated_fine", True), ("estimated_distance", False)]
-    }
-    return {**quality.table(), **estimates}
+    shares = age_shares(schedule, PERIODS, schedule.layers, ages.numpy())
+    return {**quality.table(), "shares": [round(float(x), 6) for x in shares.ravel()]}
 
 
 def another(judge: Judge, question: Question, *like: Judge) -> Judge:
@@ -207,10 +204,13 @@ def clock() -> Clock:
     return Clock.of("8x-rtx4090", "XL", 16)
 
 
-@cache
-def vulnerability() -> Vulnerability:
-    """That of the digits model; it was measured with other seeds, and of none of the schedules here."""
-    return Vulnerability.load(MODEL)
+def as_text(found: dict[str, Any]) -> str:
+    """JSON with a line a row."""
+    sections = []
+    for name, section in found.items():
+        rows = ",\n".join(f"  {json.dumps(each)}" for each in section["rows"])
+        sections.append(f'"{name}": {{\n "meta": {json.dumps(section["meta"])},\n "rows": [\n{rows}\n ]\n}}')
+    return "{\n" + ",\n".join(sections) + "\n}\n"
 
 
 def told(sequence: Any) -> Any:

@@ -230,10 +230,8 @@ def test_quality_tells_of_its_rival_and_writes_what_was_asked(
 
 
 def test_emulate_has_the_machines_ranks_and_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, told, _ = said(
-        f"emulate interweaved --cluster 8x-h100 --images 2 --steps 4 --seeds 2 --fine 4 --jobs 1 --json {tmp_path}/e.json",
-        capsys,
-    )
+    words = "emulate interweaved --cluster 8x-h100 --images 2 --steps 4 --seeds 2 --fine 4 --jobs 1"
+    code, told, _ = said(f"{words} --json {tmp_path}/e.json", capsys)
     assert code == 0
     assert "digits, 2 images on each rank of 8 x H100" in told
     written = json.loads((tmp_path / "e.json").read_text())
