@@ -75,6 +75,9 @@ def run(
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
     routing: Annotated[Path | None, typer.Option(help="Write experts and scores of every token here (.npz).")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile each rank, and write its torch.profiler trace into this folder.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also compare with one process without communication.")
     ] = False,
@@ -92,8 +95,11 @@ def run(
     for path in (save, routing):
         if path is not None:
             refuse_unwritable(path)
+    if profile is not None:
+        profile.mkdir(parents=True, exist_ok=True)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate)
+    profiles = None if profile is None else str(profile)
+    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=profiles)
     world = _world(ranks)
     workload = Workload(chosen.shape, world, images, wire or dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)

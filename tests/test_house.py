@@ -18,7 +18,7 @@ NEVER = {
     "calibration": ("notebooks", "tests"),
 }
 NOUNS = ("op", "policy", "schedule", "schedules", "load", "routing", "workload", "trace")  # all of sim that realrun may
-TOOLS = ("units", "output", "terminal")  # know, beside what a command line needs
+TOOLS = ("units", "output", "terminal", "labels")  # know, beside what a command line needs
 
 
 def imports(code: str, package: str) -> Iterator[str]:
