@@ -13,6 +13,7 @@ from rich.table import Table
 
 from calibration import results, samples
 from calibration.cells import Cell, Key, join, predict, record_routing, run_all
+from calibration.digits import draw_digits
 from calibration.fit import fit
 from calibration.measure import measure
 from calibration.results import Result
@@ -49,11 +50,11 @@ class Plan:
     def stages(self) -> int:
         """How often a run of this plan tells what it does."""
         cells = len(self.schedules) * len(self.rates)
-        return 1 + self.rounds * (2 + 2 * len(self.rates) + cells)
+        return 2 + self.rounds * (2 + 2 * len(self.rates) + cells)
 
 
 def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
-    """Runs `plan` and writes samples, clusters, results, picture and trace into `folder`."""
+    """Runs `plan` and writes samples, clusters, results, pictures and trace into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = samples.machine()
     schedules = [load_schedule(name, plan.steps, plan.workload.model.layers) for name in plan.schedules]
@@ -61,11 +62,13 @@ def demo(plan: Plan, folder: Path, console: Console) -> list[Cell]:
         tell("recording what the router does")
         routed = replace(plan.workload, routing=record_routing(ranks, plan.workload, plan.settings, schedules[0]))
         rounds = [_round(plan, ranks, schedules, routed, number, meta, tell) for number in range(plan.rounds)]
+        tell("drawing digits")
+        digits = [*draw_digits(ranks, plan.schedules, folder / "digits.png")]
     cells = join([(predicted, measured) for _, predicted, measured in rounds])
     summary = results.summarise(cells)
     _save(plan, folder, meta, [sample for taken, _, _ in rounds for sample in taken], summary)
     show(summary, console)
-    for line in write_pictures(cells, plan, folder):
+    for line in [*write_pictures(cells, plan, folder), *digits]:
         console.print(line, soft_wrap=True)
     return cells
 

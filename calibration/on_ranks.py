@@ -14,7 +14,6 @@ from torch import Tensor
 
 from calibration.echo import EchoTransport
 from realrun.execute import RankRun, execute
-from realrun.pacing import pace
 from realrun.ranks import RankContext
 from realrun.run import DTYPES, Settings, prepare
 from realrun.transport import GlooTransport, Pending, Transport
@@ -38,7 +37,7 @@ def compute_on_rank(
     """`schedule` over a transport that moves nothing, and the spans of the load, if any, that ran beside it."""
     model, noise, labels = prepare(context, schedule, workload, settings)
     with GlooTransport(context) as transport:
-        pace(settings.link_bytes_per_s)
+        context.backend.throttle(context, settings.link_bytes_per_s)
         transport.barrier()
         beside = _Load(transport, workload, settings, load) if load else None
         with GlooTransport(replace(context, rank=0, world=1)) as stream:
@@ -55,7 +54,7 @@ def transfer_on_rank(
     groups = [Transfers((transfer,)) for transfer in plan.plan] if rest else [plan]
     spans: Spans = []
     with GlooTransport(context) as transport:
-        pace(settings.link_bytes_per_s)
+        context.backend.throttle(context, settings.link_bytes_per_s)
         for group in groups:
             transport.barrier()
             time.sleep(REST_S)
@@ -70,7 +69,7 @@ def replay_on_rank(
     fitted, hidden, dtype = workload.fits(schedule), workload.model.hidden, DTYPES[settings.dtype]
     pendings: list[Pending] = []
     with GlooTransport(context) as transport:
-        pace(settings.link_bytes_per_s)
+        context.backend.throttle(context, settings.link_bytes_per_s)
         transport.barrier()
         for op in (op for op in schedule.ops if op.kind in "DC"):
             rows = fitted.rows(schedule, op).astype(int)  # [src, dst] of the dispatch

@@ -6,15 +6,12 @@ as an outlier is the fit's business."""
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
+from realrun.machine import machine as about_machine
 from sim.output import whole_file
 
 
@@ -40,15 +37,8 @@ class Sample:
 
 def machine() -> dict[str, str]:
     """What this process can say about where it runs."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", _program(Path(sys.argv[0])), *sys.argv[1:]]),
-        "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("torch", "numpy", "simpy")},
-    }
+    command = " ".join(["python", _program(Path(sys.argv[0])), *sys.argv[1:]])
+    return about_machine(command, ("torch", "numpy", "simpy"))
 
 
 def save(folder: Path, samples: Iterable[Sample], meta: Mapping[str, str]) -> None:
@@ -75,12 +65,3 @@ def load(folder: Path) -> tuple[list[Sample], dict[str, str]]:
 def _program(path: Path) -> str:
     """`-m calibration` or `benchmarks/prediction.py`: what was run, wherever it lies."""
     return f"-m {path.parent.name}" if path.name == "__main__.py" else "/".join(path.parts[-2:])
-
-
-def _processor() -> str:
-    """The processor's name, where Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

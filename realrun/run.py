@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realrun.backend import Pool
 from realrun.execute import RankRun, execute
 from realrun.held import Held
-from realrun.model import DiTMoE, load, random_state
-from realrun.pacing import pace
+from realrun.model import DiTMoE
+from realrun.parameters import Weights, load, random_state
 from realrun.profile import profile_path, profiled
-from realrun.ranks import RankContext, Ranks
-from realrun.transport import open_streams
+from realrun.ranks import RankContext
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
@@ -69,15 +69,16 @@ class Run:
 def run(
     schedule: Schedule,
     workload: Workload,
-    ranks: Ranks,
+    ranks: Pool,
     settings: Settings = Settings(),  # frozen
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> Run:
-    """Runs `schedule` on `ranks`; random weights unless a checkpoint's `state` is given.
+    """Runs `schedule` on `ranks`; random weights unless some are given: a checkpoint, of which each rank reads its
+    own, or a state by names.
 
     Raises ValueError if schedule, workload and ranks do not fit each other, RanksFailed if a rank failed."""
     check_fit(schedule, workload, settings, ranks.world)
-    reports = ranks.call(execute_rank, schedule, workload, settings, state)
+    reports = ranks.call(execute_rank, schedule, workload, settings, weights)
     return join(schedule, workload, settings, reports)
 
 
@@ -86,11 +87,11 @@ def run_as_rank(
     schedule: Schedule,
     workload: Workload,
     settings: Settings = Settings(),  # frozen
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> Run | None:
     """The same on ranks that torchrun started, each of which calls this; the Run is rank 0's, the others get None."""
     check_fit(schedule, workload, settings, context.world)
-    mine = execute_rank(context, schedule, workload, settings, state)
+    mine = execute_rank(context, schedule, workload, settings, weights)
     reports: list[RankRun] | None = [mine] * context.world if context.rank == 0 else None
     dist.gather_object(mine, reports, group=context.group)
     return None if reports is None else join(schedule, workload, settings, reports)
@@ -126,12 +127,10 @@ def inputs(shape: ModelShape, images: range, settings: Settings) -> tuple[Tensor
     return noise.to(DTYPES[settings.dtype]), labels
 
 
-def build_model(
-    shape: ModelShape, local_experts: range, settings: Settings, state: Mapping[str, Tensor] | None = None
-) -> DiTMoE:
-    """The part of the model that holds `local_experts`, with the weights of `state` or random ones."""
+def build_model(shape: ModelShape, local_experts: range, settings: Settings, weights: Weights | None = None) -> DiTMoE:
+    """The part of the model that holds `local_experts`, with `weights` or random ones."""
     model = DiTMoE(shape, local_experts, DTYPES[settings.dtype])
-    load(model, random_state(shape, settings.seed, local_experts) if state is None else state)
+    load(model, random_state(shape, settings.seed, local_experts) if weights is None else weights)
     return model
 
 
@@ -140,14 +139,14 @@ def prepare(
     schedule: Schedule,
     workload: Workload,
     settings: Settings,
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[DiTMoE, Tensor, Tensor]:
     """What a rank works with: its part of the model, and noise and labels of its images (sharded patches: of all)."""
     shape, images = workload.model, workload.images
     held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
     mine = range(context.rank * images, (context.rank + 1) * images)
     numbers = range(context.world * images) if schedule.sharded_patches else mine
-    return build_model(shape, held, settings, state), *inputs(shape, numbers, settings)
+    return build_model(shape, held, settings, weights), *inputs(shape, numbers, settings)
 
 
 def execute_rank(
@@ -155,18 +154,17 @@ def execute_rank(
     schedule: Schedule,
     workload: Workload,
     settings: Settings,
-    state: Mapping[str, Tensor] | None,
+    weights: Weights | None,
 ) -> RankRun:
-    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule.
+    """What one rank does of `run`: builds its part of the model, throttles its links, executes the schedule.
 
     Every communicator has connections, and so paced links, of its own.  Raises ValueError on a device that no
     transport serves yet."""
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
-    model, noise, labels = prepare(context, schedule, workload, settings, state)
-    with open_streams(context, schedule.streams) as streams:
-        if context.world > 1:
-            pace(settings.link_bytes_per_s)
+    model, noise, labels = prepare(context, schedule, workload, settings, weights)
+    with context.backend.open_streams(context, schedule.streams) as streams:
+        context.backend.throttle(context, settings.link_bytes_per_s)
         profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
         with profiled(profile) as about:
             report = execute(

@@ -17,6 +17,7 @@ import typer
 
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.cli_profile import read_back
+from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
     Json,
@@ -50,6 +51,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("sweep")(sweep)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
