@@ -98,8 +98,8 @@ def run(
     if profile is not None:
         profile.mkdir(parents=True, exist_ok=True)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    written = None if profile is None else str(profile)
-    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=written)
+    profiles = None if profile is None else str(profile)
+    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=profiles)
     world = _world(ranks)
     workload = Workload(chosen.shape, world, images, wire or dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)

@@ -23,6 +23,7 @@ from realrun.model import DiTMoE
 from realrun.parameters import Weights, load, random_state
 from realrun.profile import profile_path, profiled
 from realrun.ranks import RankContext
+from realrun.stand_in import TIMED, idle
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
@@ -36,13 +37,16 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 class Settings:
     """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
 
-    profile: folder for a torch.profiler trace of each rank (realrun/profile.py); None: without a profiler."""
+    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row (realrun/stand_in.py);
+    the images are then meaningless.  profile: folder for a torch.profiler trace of each rank (realrun/profile.py); None:
+    without a profiler."""
 
     seed: int = 0
     dtype: str = "float32"
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
+    timed_row_s: Mapping[str, float] | None = None
     profile: str | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +56,9 @@ class Settings:
             raise ValueError(f"seed={self.seed} should be 0 to {2**32 - 1}")
         if self.link_bytes_per_s is not None and not 1 <= self.link_bytes_per_s < 2**63:
             raise ValueError(f"link: {self.link_bytes_per_s:g} bytes/s should be at least 1 and finite")
+        timed = self.timed_row_s
+        if timed is not None and (sorted(timed) != sorted(TIMED) or not all(0 < s < 1 for s in timed.values())):
+            raise ValueError(f"timed_row_s={dict(timed)} should have seconds, below 1, for each of {', '.join(TIMED)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +153,8 @@ def prepare(
     held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
     mine = range(context.rank * images, (context.rank + 1) * images)
     numbers = range(context.world * images) if schedule.sharded_patches else mine
-    return build_model(shape, held, settings, weights), *inputs(shape, numbers, settings)
+    model = build_model(shape, held, settings, weights)
+    return idle(model) if settings.timed_row_s else model, *inputs(shape, numbers, settings)
 
 
 def execute_rank(
@@ -163,13 +171,14 @@ def execute_rank(
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
     model, noise, labels = prepare(context, schedule, workload, settings, weights)
+    profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
     with context.backend.open_streams(context, schedule.streams) as streams:
         context.backend.throttle(context, settings.link_bytes_per_s)
-        profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
         with profiled(profile) as about:
             report = execute(
                 schedule, model, streams, noise, labels,
                 guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
+                timed_row_s=settings.timed_row_s,
             )  # fmt: skip
             about |= _of_run(context, schedule, {**workload.about(), **_about(settings)}, report)
         return report
@@ -229,6 +238,7 @@ def _about(settings: Settings) -> dict[str, str]:
         "dtype": settings.dtype,
         "seed": str(settings.seed),
         "link": link,
+        **({"compute": "timed"} if settings.timed_row_s else {}),
     }
 
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli_advise import advise, sensitivity
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.cli_profile import read_back
+from sim.cli_results import results
 from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
@@ -51,7 +53,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("advise")(advise)
+app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
+app.command("results")(results)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)

@@ -48,10 +48,11 @@ def sweep(
     if dry_run:
         print(*_told(points, hands), sep="\n")
         return
-    _run(points, hands, folder, file)
+    made = {"digest": points.sweep.digest, "version": version(), "points": len(points), "changes": changes or []}
+    _run(points, hands, folder, file, made)
 
 
-def _run(points: Points, hands: Workers, folder: Path, file: Path) -> None:
+def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -65,7 +66,6 @@ def _run(points: Points, hands: Workers, folder: Path, file: Path) -> None:
     from sim.sweep_run import run_sweep
     from sim.sweep_store import opened
 
-    made = {"digest": points.sweep.digest, "version": version(), "points": len(points)}
     run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **libraries()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sim.sweep_points import Points
 from sim.sweep_rows import rows_of
@@ -51,7 +52,7 @@ class Trial:
         import pyarrow as pa
 
         borders = points.borders
-        stretches = [*zip(borders, borders[1:], strict=False)]
+        stretches = [*pairwise(borders)]
         chosen = {*(stretches[i * (len(stretches) - 1) // (_STRETCHES - 1)] for i in range(_STRETCHES))}
         tables, seconds = [], 0.0
         for first, last in sorted(chosen):
