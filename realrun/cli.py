@@ -1,6 +1,7 @@
 """The command line: `python -m realrun SCHEDULE`, and commands beside it; also called `dice-realrun`.
 
-Commands of their own files: realrun/cli_train.py, realrun/cli_weights.py."""
+Commands of their own files: realrun/cli_train.py, realrun/cli_weights.py, realrun/cli_quality.py,
+realrun/cli_measure.py."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from realrun.cli_measure import classifier, vulnerability
+from realrun.cli_quality import emulate, quality
 from realrun.cli_train import train
 from realrun.cli_weights import File, Guidance, Model, Picture, Vae, about, choose, paint, refuse_undrawable
 from sim.load import load_schedule, only, sources
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
+for one in (quality, emulate, classifier, vulnerability):
+    app.command()(one)
 app.command()(train)
 app.command()(about)
 
@@ -75,6 +80,9 @@ def run(
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
     routing: Annotated[Path | None, typer.Option(help="Write experts and scores of every token here (.npz).")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Profile each rank, and write its torch.profiler trace into this folder.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Also compare with one process without communication.")
     ] = False,
@@ -92,8 +100,11 @@ def run(
     for path in (save, routing):
         if path is not None:
             refuse_unwritable(path)
+    if profile is not None:
+        profile.mkdir(parents=True, exist_ok=True)
     rate = None if link is None else quantity("link_bytes_per_s", link)
-    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate)
+    profiles = None if profile is None else str(profile)
+    settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=profiles)
     world = _world(ranks)
     workload = Workload(chosen.shape, world, images, wire or dtype)
     plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from realrun.chains import Arrived, Chains, Computed, Sent, header
 from realrun.held import Held, Results
 from realrun.model import Block, DiTMoE, Modulation
 from realrun.patches import band, to_heads, to_rows
+from realrun.profile import labelled
 from realrun.stand_in import sit_out
 from realrun.transport import Pending, Stamps, Transport
 from realrun.wire import decode, encode
@@ -132,8 +134,9 @@ class _Executor:
             if op.stream == "compute":
                 self._wait_for_inputs(op)
             began_s = time.monotonic()
-            made = _DO[op.kind](self, op)
-            sit_out(op, made, began_s, timed_row_s)
+            with nullcontext() if op.collective else labelled(op.name):  # a transfer's is on the thread that runs it
+                made = _DO[op.kind](self, op)
+                sit_out(op, made, began_s, timed_row_s)
             report.spans_s.append((began_s, time.monotonic()))
             if isinstance(made, Sent | Gathered):
                 transfers[i] = made.pending.stamps

@@ -35,24 +35,23 @@ def load(model: DiTMoE, weights: Weights, device: torch.device | str = "cpu") ->
     _refuse_misfit(weights, model.shape, held, shapes)
     given = {_canonical(name): name for name in shapes}
     values = {
-        _canonical(name): tensor.to(device, held[_canonical(name)].dtype, copy=True)
+        _canonical(name): tensor.to(device, held[_canonical(name)].dtype)
         for name, tensor in source.read(given[name] for name in held)
     }
     model.load_state_dict(values, assign=True)
 
 
 def fitted(checkpoint: Checkpoint, shape: ModelShape | None = None) -> ModelShape:
-    """The model that a file is of, by its names and shapes; q/k norm, which both variants may have, is the file's.
+    """The model that a file is of, by its names and shapes; size of the images and q/k norm are the file's.
 
     shape: the one that it should be; None: any of MODELS.  Raises ValueError that lists what does not fit, or says that
     no model does."""
     shapes = checkpoint.shapes()
-    norm = any(".q_norm." in name for name in shapes)
     if shape is not None:
-        wanted = replace(shape, qk_norm=norm)
+        wanted = _as_in(shapes, shape)
         _refuse_misfit(checkpoint, wanted, _expected(wanted), shapes)
         return wanted
-    for each in (replace(each, qk_norm=norm) for each in MODELS.values()):
+    for each in (_as_in(shapes, each) for each in MODELS.values()):
         if not any(_faults(each, _expected(each), shapes).values()):
             return each
     hidden = shapes.get("pos_embed", ("unknown",))[-1]
@@ -60,6 +59,13 @@ def fitted(checkpoint: Checkpoint, shape: ModelShape | None = None) -> ModelShap
         f"{checkpoint.path} is of none of the models {', '.join(MODELS)} (it has {len(shapes)} tensors, hidden "
         f"{hidden}); name one, and what differs is listed"
     )
+
+
+def _as_in(shapes: Shapes, shape: ModelShape) -> ModelShape:
+    """`shape` in the variant that a file has: with q/k norm or without, for small images or large ones."""
+    norm, tokens = any(".q_norm." in name for name in shapes), shapes.get("pos_embed", (1, shape.tokens, 0))[1]
+    side = math.isqrt(tokens)
+    return replace(shape, qk_norm=norm, latent=side * shape.patch if side * side == tokens else shape.latent)
 
 
 def _refuse_misfit(weights: Weights, shape: ModelShape, held: Iterable[str], shapes: Shapes) -> None:
@@ -96,7 +102,7 @@ class _InMemory(NamedTuple):
         return {name: tuple(tensor.shape) for name, tensor in self.state.items()}
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-        return ((name, self.state[name]) for name in names)
+        return ((name, self.state[name].clone()) for name in names)
 
 
 def random_state(shape: ModelShape, seed: int, local_experts: Iterable[int] | None = None) -> dict[str, Tensor]:
@@ -104,9 +110,16 @@ def random_state(shape: ModelShape, seed: int, local_experts: Iterable[int] | No
 
     A parameter depends on its name and the seed only, so ranks that hold different experts agree.  The scales
     keep a sampling finite, let every gate open and spread tokens over the experts; nothing was trained."""
+    return dict(random_parameters(shape, seed, local_experts))
+
+
+def random_parameters(
+    shape: ModelShape, seed: int, local_experts: Iterable[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The same one by one, for models that are larger than memory."""
     held = range(shape.experts) if local_experts is None else list(local_experts)
-    likes = DiTMoE(shape, held).state_dict()
-    return {name: _random(name, like.shape, seed, shape) for name, like in likes.items()}
+    for name, like in DiTMoE(shape, held).state_dict().items():
+        yield name, _random(name, like.shape, seed, shape)
 
 
 def _random(name: str, size: torch.Size, seed: int, shape: ModelShape) -> Tensor:

@@ -21,6 +21,7 @@ from realrun.execute import RankRun, execute
 from realrun.held import Held
 from realrun.model import DiTMoE
 from realrun.parameters import Weights, load, random_state
+from realrun.profile import profile_path, profiled
 from realrun.ranks import RankContext
 from realrun.stand_in import TIMED, idle
 from sim.routing import Records, Routing
@@ -37,7 +38,8 @@ class Settings:
     """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
 
     timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row
-    (realrun/stand_in.py); the images are then meaningless."""
+    (realrun/stand_in.py); the images are then meaningless.  profile: folder for a torch.profiler trace of each rank
+    (realrun/profile.py); None: without a profiler."""
 
     seed: int = 0
     dtype: str = "float32"
@@ -45,6 +47,7 @@ class Settings:
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
     timed_row_s: Mapping[str, float] | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -168,13 +171,23 @@ def execute_rank(
     if context.device.type != "cpu":
         raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
     model, noise, labels = prepare(context, schedule, workload, settings, weights)
+    profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
     with context.backend.open_streams(context, schedule.streams) as streams:
         context.backend.throttle(context, settings.link_bytes_per_s)
-        return execute(
-            schedule, model, streams, noise, labels,
-            guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
-            timed_row_s=settings.timed_row_s,
-        )  # fmt: skip
+        with profiled(profile) as about:
+            report = execute(
+                schedule, model, streams, noise, labels,
+                guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
+                timed_row_s=settings.timed_row_s,
+            )  # fmt: skip
+            about |= _of_run(context, schedule, {**workload.about(), **_about(settings)}, report)
+        return report
+
+
+def _of_run(context: RankContext, schedule: Schedule, about: dict[str, str], report: RankRun) -> dict[str, Any]:
+    """What a rank's profile says of its run, for sim/kineto.py."""
+    ages = {key: getattr(report, key).tolist() for key in ("staleness", "ages", "attention_staleness")}
+    return {"schedule": str(schedule), "rank": context.rank, "world": context.world, "about": about, **ages}
 
 
 def join(schedule: Schedule, workload: Workload, settings: Settings, reports: list[RankRun]) -> Run:

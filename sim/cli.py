@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli_advise import advise, sensitivity
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_profile import read_back
+from sim.cli_reference import reference
+from sim.cli_results import results
+from sim.cli_similarity import similarity
 from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
@@ -50,11 +55,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("advise")(advise)
+app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
+app.command("results")(results)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
 app.command("critical")(critical_saved)
+app.command("profile")(read_back)
+app.command("similarity")(similarity)
+app.command()(reference)
 
 Sources = Annotated[
     list[str],

@@ -19,7 +19,9 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file; sim/swe
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file, as plan.points=100.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; out/ and the file's name if not given.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the results; out/ and the file's name if not given.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many points, how long, how large; run nothing.")]
 Processes = Annotated[int | None, typer.Option("--workers", min=0, help="Processes here; one a core. 0: this one.")]
 Scheduler = Annotated[str | None, typer.Option(help="Address of a dask scheduler, whose workers run it.")]
@@ -46,17 +48,24 @@ def sweep(
     if dry_run:
         print(*_told(points, hands), sep="\n")
         return
-    _run(points, hands, folder, file)
+    made = {"digest": points.sweep.digest, "version": version(), "points": len(points), "changes": changes or []}
+    _run(points, hands, folder, file, made)
 
 
-def _run(points: Points, hands: Workers, folder: Path, file: Path) -> None:
+def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from sim.sweep_run import run_sweep
     from sim.sweep_store import opened
 
-    made = {"digest": points.sweep.digest, "version": version(), "points": len(points)}
     run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **libraries()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
@@ -95,7 +104,11 @@ def version() -> str:
     except PackageNotFoundError:
         name = "source"
     done = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short=12", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return f"{name}+{done.stdout.strip()}" if done.returncode == 0 else name
 

@@ -39,7 +39,7 @@ class Formula:
         self.names = tuple(dict.fromkeys(self._names(self._tree)))
 
     def __call__(self, columns: Mapping[str, Array]) -> Array:
-        """The value of every row.  Raises ValueError for a name that is no column, or values that do not go together."""
+        """The value of every row.  Raises ValueError for what is no column, or values that do not go together."""
         if unknown := [name for name in self.names if name not in columns]:
             raise ValueError(f"{self.text!r}: there is no {', '.join(unknown)}; there are {', '.join(columns)}")
         rows = len(next(iter(columns.values()))) if columns else 0

@@ -21,6 +21,7 @@ from sim.output import whole_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LARGER = 1.35  # pictures on a screen, than on paper
 _NUMBER = frozenset("0123456789+-")
 _STYLE = """
 body { font: 15px/1.5 "DejaVu Sans", system-ui, sans-serif; color: #111 }
@@ -72,7 +73,8 @@ class Page:
         """A figure with a caption, which is also what is read out."""
         data, kind = _smaller(figure)
         source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-        image = f'<img src="{source}" alt="{escape(caption, quote=True)}">'
+        width_in = _LARGER * figure.get_figwidth()
+        image = f'<img style="width: {width_in:.2f}in" src="{source}" alt="{escape(caption, quote=True)}">'
         return self._add(f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>")
 
     def __str__(self) -> str:

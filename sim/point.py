@@ -13,7 +13,7 @@ The file knows what settings are called and how they are put together; it refuse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +115,8 @@ _PLAIN = {
 
 def value_problem(key: str, value: Any) -> str:
     """What is wrong with the setting `key` itself, or with `value` for it; "" if nothing can be seen by itself."""
+    if not isinstance(value, str | int | float | None):
+        return f"{value!r} should be one value"
     if key in Plain.model_fields:
         return _plain_problem(key, value)
     if not key.startswith(HOUSES):
@@ -162,8 +164,9 @@ def in_si(key: str, value: Any) -> Any:
 
 def read_sources(values: Mapping[str, list[Any]], problems: list[str]) -> Sources:
     """What the settings name: setting -> its values.  `problems` gets a line for each that cannot be read."""
+    readers: dict[str, Callable[[str], Any]] = {"cluster": cluster_tables, "model": load_model, "schedule": _text_of,
+                                                "routing": Routing.load}  # fmt: skip
     held: dict[str, dict[str, Any]] = {"cluster": {}, "model": {}, "schedule": {}, "routing": {}}
-    readers = {"cluster": cluster_tables, "model": load_model, "schedule": _text_of, "routing": Routing.load}
     for key, read in readers.items():
         for value in values.get(key, []):
             if isinstance(value, str) and value.strip():
@@ -314,5 +317,3 @@ def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     missing = [f"{key}: missing" for key in ("schedule", "cluster") if settings.get(key) is None]
     found = [(key, value_problem(key, value)) for key, value in settings.items() if value is not None]
     return missing + [f"{key}: {problem}" for key, problem in found if problem]
-
-

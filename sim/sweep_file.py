@@ -26,7 +26,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sim.cost import check_compute
 from sim.formula import Formula
+from sim.gpu import Gpu
 from sim.point import (
     DEFAULTS,
     HOUSES,
@@ -307,6 +309,9 @@ def point_problem(point: Mapping[str, Any], sources: Sources) -> str:
     try:
         schedule, workload, cluster = build(point, sources)
         workload.fits(schedule)
+        check_compute(workload, cluster)
+        if workload.dtype is not None and isinstance(cluster.compute, Gpu):
+            cluster.compute.flops_per_s(workload.dtype)
     except (ValueError, OSError) as error:
         return str(error)
     if point.get("seed") is not None and not any(cluster.jitter.values()):

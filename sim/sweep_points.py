@@ -89,7 +89,8 @@ class Points:
         self.axes = sorted(sweep.axes, key=lambda axis: _rank(axis.key))
         self._grid = sweep.plan.kind == "grid"
         self._drawn = [] if self._grid else _drawn(self.axes, sweep.plan)
-        self.before_filters = math.prod(len(axis.values) for axis in self.axes) if self._grid else sweep.plan.points
+        drawn = sweep.plan.points or 0
+        self.before_filters = math.prod(len(axis.values) for axis in self.axes) if self._grid else drawn
         self._kept: Numbers | None = None
         if sweep.filters or not self._grid:
             self._kept = self._filtered()
@@ -98,7 +99,7 @@ class Points:
             raise ValueError(f"filters: none of {self.before_filters} points is left by {told}")
 
     def __len__(self) -> int:
-        return int(self.before_filters or 0) if self._kept is None else len(self._kept)
+        return self.before_filters if self._kept is None else len(self._kept)
 
     @cached_property
     def borders(self) -> list[int]:
@@ -143,7 +144,7 @@ class Points:
     def _filtered(self) -> Numbers:
         """Numbers of the points that every filter leaves; of drawn ones in order, and each once."""
         filters = [Formula(text) for text in self.sweep.filters]
-        kept, total = [], int(self.before_filters or 0)
+        kept, total = [], self.before_filters
         for first, last in _stretches(total):
             columns = {**self._constants(last - first), **{k: c.cells for k, c in self.columns(first, last).items()}}
             mask = np.ones(last - first, bool)

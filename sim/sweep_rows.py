@@ -5,7 +5,8 @@ A point that cannot be run has the reason as its `error` and no results.  The co
     key                                 hash of the configuration (sim/sweep_points.py)
     schedule, steps, ..., cluster.*     all settings (sim/point.py)
     makespan_s, images_per_s            images of all ranks
-    exposed_s                           communication under way or waited for, and nothing computed: mean of ranks
+    stalled_s                           in which nothing is computed: mean of ranks
+    exposed_s                           of that, while communication is under way or waited for; SimPy alone says it
     communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks
     mean_age_steps, oldest_age_steps, oldest_attention_steps, sent_bytes, memory_bytes      see sim/sweep_facts.py
     memory_fits                         whether the cluster's GPU has that; none where it has no GPU
@@ -16,21 +17,24 @@ It knows which columns there are; it refuses to know where tables are kept."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.engines import Batch, Outcomes, evaluate
+from sim.engines import Case, Outcomes, evaluate
 from sim.gpu import DTYPES
+from sim.machines import may_differ
 from sim.point import DEFAULTS, Sources, build_model, build_schedule, build_workload, machine_tables
+from sim.schedule import Schedule
 from sim.sweep_facts import FactBook, Facts
 from sim.sweep_points import Chunk, Column, row_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FLOATS = ("makespan_s", "images_per_s", "exposed_s", "communication_share", *Facts._fields)
+_FLOATS = ("makespan_s", "images_per_s", "stalled_s", "exposed_s", "communication_share", *Facts._fields)
 RESULTS = (*_FLOATS, "memory_fits", "engine", "error")
 _KINDS = {**dict.fromkeys(_FLOATS, "double"), "memory_fits": "bool", "engine": "string", "error": "string"}
 _KINDS |= dict.fromkeys(("oldest_age_steps", "oldest_attention_steps"), "int64")
@@ -42,13 +46,18 @@ def rows_of(chunk: Chunk, sources: Sources) -> pa.Table:
     found = _nothing(chunk)
     try:
         model = build_model(chunk.constant, sources)
-        book = FactBook(build_schedule(chunk.constant, model, sources))
+        book = _book(build_schedule(chunk.constant, model, sources))
     except (ValueError, OSError) as reason:
         found["error"][:] = str(reason)
     else:
         for at, shape, changes in _shapes(chunk):
             _fill(found, at, shape, changes, book, sources)
     return _as_table(chunk, sources, found)
+
+
+@lru_cache(maxsize=16)  # follows from the schedule, and serves all chunks of it
+def _book(schedule: Schedule) -> FactBook:
+    return FactBook(schedule)
 
 
 def refused(chunk: Chunk, error: str, sources: Sources) -> pa.Table:
@@ -84,7 +93,7 @@ def _fill(
         facts = book.facts(workload, DTYPES[workload.dtype or "bf16"] if "peak" in tables["compute"] else 4)
         seeds = changes["seed"].astype(np.int64) if "seed" in changes else None
         numbers = {key: values for key, values in changes.items() if key != "seed"}
-        outcomes = evaluate(Batch(book.schedule, workload, tables, len(at), numbers, seeds))
+        outcomes = evaluate(Case(book.schedule, workload, tables, len(at), numbers, seeds))
     except (ValueError, OSError, MemoryError) as reason:
         found["error"][at] = str(reason) or "out of memory"
         return
@@ -92,12 +101,12 @@ def _fill(
     if "peak" in tables["compute"]:
         limit = changes.get("cluster.compute.memory_bytes", np.full(len(at), tables["compute"]["memory_bytes"]))
         limit = limit * changes.get("times.cluster.compute.memory_bytes", 1.0)
-        ran = [error is None for error in outcomes.error]
+        ran = outcomes.error == None  # noqa: E711
         found["memory_fits"][at[ran]] = (facts.memory_bytes <= limit)[ran]
 
 
 def _note(found: Found, at: npt.NDArray[Any], outcomes: Outcomes, facts: Facts, images: int) -> None:
-    ran = at[[error is None for error in outcomes.error]]
+    ran = at[outcomes.error == None]  # noqa: E711
     for name, values in zip(Facts._fields, facts, strict=True):
         found[name][ran] = values
     for name, column in outcomes._asdict().items():
@@ -120,11 +129,11 @@ def _shapes(chunk: Chunk) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any], di
 
 
 def _numeric(key: str, column: Column) -> bool:
-    """Whether a setting is a number of the machine, so that points that differ in it share a workload."""
-    if key == "seed" or key.startswith(("cluster.", "times.")):
-        cells = column.cells
-        return key != "cluster.ranks" and cells.dtype != object and not np.isnan(cells).any()
-    return False
+    """Whether a setting is a number that may differ in points which share a workload."""
+    if key != "seed" and not may_differ(key):
+        return False
+    cells = column.cells
+    return cells.dtype != object and not np.isnan(cells).any()
 
 
 def _alike(codes: Sequence[npt.NDArray[Any]], size: int) -> list[npt.NDArray[Any]]:

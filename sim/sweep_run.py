@@ -13,19 +13,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from sim.point import Sources
 from sim.sweep_points import Chunk, Points
 from sim.sweep_rows import refused, rows_of
 from sim.sweep_store import Store, part_bytes
 
-if TYPE_CHECKING:
-    from distributed import Client, Future
-
 CHUNK_S = 5.0  # what a chunk should take: little is lost with a worker, and little time goes to handing out
 MOST_POINTS = 8192  # of a chunk
 _FIRST_POINTS = 16
+_STARTS = 5
+PATIENCE = "20s"  # for a scheduler to answer
 Tell = Callable[[int], None]
 Part = tuple[bytes, float]
 
@@ -110,12 +110,11 @@ def _cut(stretches: list[tuple[int, int]], borders: list[int]) -> Iterator[tuple
         yield first, last
 
 
-def _distribute(client: Client, ahead: _Ahead, sources: Sources, tell: Tell) -> None:
+def _distribute(client: Any, ahead: _Ahead, sources: Sources, tell: Tell) -> None:
     """Keeps every worker supplied.  Suspects, points whose worker died, are run again when nothing else is."""
-    from distributed import wait
-
+    wait = distributed().wait
     shared = client.submit(_same, sources, pure=False)  # a task, so that it is made again if its worker dies
-    flying: dict[Future, Chunk] = {}
+    flying: dict[Any, Chunk] = {}
     suspects: deque[Chunk] = deque()
     while ahead.left or flying or suspects:
         while ahead.left and len(flying) < 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])):
@@ -130,15 +129,14 @@ def _distribute(client: Client, ahead: _Ahead, sources: Sources, tell: Tell) -> 
             _take(future, flying.pop(future), ahead, suspects, alone, tell)
 
 
-def _send(client: Client, chunk: Chunk | None, shared: Future, flying: dict[Future, Chunk]) -> None:
+def _send(client: Any, chunk: Chunk | None, shared: Any, flying: dict[Any, Chunk]) -> None:
     assert chunk is not None
     flying[client.submit(chunk_part, chunk, shared, pure=False)] = chunk
 
 
-def _take(future: Future, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], alone: bool, tell: Tell) -> None:
+def _take(future: Any, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], alone: bool, tell: Tell) -> None:
     """What came back for a chunk: its part, or that its workers died, or a fault."""
-    from distributed import KilledWorker
-
+    KilledWorker = distributed().KilledWorker
     try:
         part, seconds = future.result()
     except KilledWorker as killed:
@@ -147,7 +145,12 @@ def _take(future: Future, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], a
         elif not alone:
             suspects.append(chunk)
         else:
-            ahead.finish(chunk, part_bytes(refused(chunk, f"killed its worker, also alone: {killed}", ahead.points.sweep.sources)), 0.0, tell)
+            ahead.finish(
+                chunk,
+                part_bytes(refused(chunk, f"killed its worker, also alone: {killed}", ahead.points.sweep.sources)),
+                0.0,
+                tell,
+            )
         return
     except Exception as fault:  # of ours: told in the row, so that the rest goes on
         if len(chunk) > 1:
@@ -159,48 +162,64 @@ def _take(future: Future, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], a
     ahead.finish(chunk, part, seconds, tell)
 
 
+def distributed() -> Any:
+    """dask.distributed.  Raises ValueError that says how to install it."""
+    try:
+        return import_module("distributed")
+    except ModuleNotFoundError:
+        raise ValueError("a sweep on several processes needs dask: pip install 'dice-sim[sweep]'") from None
+
+
 def _same(sources: Sources) -> Sources:
     return sources
 
 
 @contextmanager
-def _client(workers: Workers) -> Iterator[Client]:
-    import dask
-    from distributed import Client, LocalCluster
-
+def _client(workers: Workers) -> Iterator[Any]:
+    dask, there = import_module("dask"), distributed()
     if workers.scheduler is not None:
         with _connected(workers.scheduler) as client:
             yield client
         return
-    settings: dict[str, Any] = {"distributed.scheduler.allowed-failures": 1, "distributed.scheduler.worker-saturation": 1.0}
+    settings: dict[str, Any] = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.scheduler.worker-saturation": 1.0,
+    }
     with dask.config.set(settings):
         if workers.slurm_jobs is not None:
             machine = _slurm(workers.slurm_jobs)
         else:
-            n = workers.processes or len(os.sched_getaffinity(0))
-            machine = LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
-        with machine, Client(machine) as client:
+            machine = _local(workers.processes or len(os.sched_getaffinity(0)))
+        with machine, there.Client(machine) as client:
             yield client
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Client]:
-    from distributed import Client
-
+def _connected(address: str) -> Iterator[Any]:
     try:
-        client = Client(address, timeout="20s")
+        client = distributed().Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise ValueError(f"--scheduler {address}: no scheduler answers: {error}") from None
     with client:
         yield client
 
 
+def _local(processes: int) -> Any:
+    """Processes here; begun again if one is killed while they start."""
+    for attempt in range(_STARTS):
+        try:
+            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None)
+        except RuntimeError:
+            if attempt == _STARTS - 1:
+                raise
+    raise AssertionError("it returns or raises")
+
+
 def _slurm(jobs: int) -> Any:
     """Slurm jobs as dask-jobqueue starts them; its own configuration says cores, memory, queue and account."""
     try:
-        from dask_jobqueue import SLURMCluster
+        machine = import_module("dask_jobqueue").SLURMCluster()
     except ModuleNotFoundError:
         raise ValueError("--slurm needs dask-jobqueue: pip install dask-jobqueue") from None
-    machine = SLURMCluster()
     machine.scale(jobs=jobs)
     return machine

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PART = re.compile(r"part-(\d{10})-(\d{10})\.parquet")
-_MANIFEST, _FILE, _LOCK = "_sweep.json", "_sweep.yaml", "_lock"
+_MANIFEST, FILE, _LOCK = "_sweep.json", "_sweep.yaml", "_lock"
 _SAME = ("digest", "version", "points")
 
 
@@ -95,7 +95,7 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
         runs = _earlier_runs(store, made)
         for left in folder.glob(".part-*"):  # of a process that was killed while it wrote
             left.unlink()
-        _replace(folder / _FILE, sweep_text)
+        _replace(folder / FILE, sweep_text)
         _replace(folder / _MANIFEST, json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
         yield store
 
@@ -105,7 +105,7 @@ def _refuse_strangers(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")
-    if others := [name for name in sorted(os.listdir(folder)) if name != _LOCK and not name.startswith(f".{_FILE}")]:
+    if others := [name for name in sorted(os.listdir(folder)) if name != _LOCK and not name.startswith(f".{FILE}")]:
         raise ValueError(f"{folder} holds {others[0]}, and no results of a sweep: nothing is put beside it")
 
 
@@ -115,7 +115,7 @@ def _earlier_runs(store: Store, made: dict[str, Any]) -> Sequence[Any]:
     found = store.manifest()
     for key in _SAME:
         if found.get(key) != made[key]:
-            what = "another sweep" if key != "version" else "another version"
+            what = "another version" if key == "version" else "another sweep"
             told = f"{key} {found.get(key)}, not {made[key]}"
             raise ValueError(f"{store.folder} holds results of {what} ({told}); say another --out: nothing was changed")
     return list(found["runs"])

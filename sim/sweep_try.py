@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sim.sweep_points import Points
 from sim.sweep_rows import rows_of
@@ -32,7 +33,13 @@ class Trial:
     def hours_text(self) -> str:
         """How long, as one says it."""
         minutes = self.seconds / 60
-        return f"{self.seconds:.0f} s" if minutes < 3 else f"{minutes:.0f} min" if minutes < 180 else f"{minutes / 60:.0f} h"
+        return (
+            f"{self.seconds:.0f} s"
+            if minutes < 3
+            else f"{minutes:.0f} min"
+            if minutes < 180
+            else f"{minutes / 60:.0f} h"
+        )
 
     @property
     def size_text(self) -> str:
@@ -45,7 +52,7 @@ class Trial:
         import pyarrow as pa
 
         borders = points.borders
-        stretches = [*zip(borders, borders[1:], strict=False)]
+        stretches = [*pairwise(borders)]
         chosen = {*(stretches[i * (len(stretches) - 1) // (_STRETCHES - 1)] for i in range(_STRETCHES))}
         tables, seconds = [], 0.0
         for first, last in sorted(chosen):

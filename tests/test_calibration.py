@@ -231,6 +231,7 @@ def test_the_main_job_in_small(tmp_path: Path) -> None:
     assert len(found) == 4
     assert all(cell.same_staleness() for cell in found)
     assert "makespan off by" in said
+    assert "interweaved: " in said.split("digits.png")[1]
     for name in plan.schedules:
         assert said.count(name) >= 2
     files = "results.json timeline.png trace.json digits.png bundle/meta.json simulated.trace measured.trace"
