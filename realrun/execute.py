@@ -12,7 +12,8 @@ X elements of a row on the wire, A heads, G width of a head."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from realrun.chains import Arrived, Chains, Computed, Sent, header
 from realrun.held import Held, Results
 from realrun.model import Block, DiTMoE, Modulation
 from realrun.patches import band, to_heads, to_rows
+from realrun.profile import labelled
+from realrun.stand_in import sit_out
 from realrun.transport import Pending, Stamps, Transport
 from realrun.wire import decode, encode
 from sim.schedule import Op, Schedule
@@ -87,6 +90,7 @@ def execute(
     guidance: float = 1.5,
     keep_velocity: bool = False,
     wire: str | None = None,
+    timed_row_s: Mapping[str, float] | None = None,
 ) -> RankRun:
     """Samples from noise z [B, C, H, W] and labels y [B] by rectified flow: Euler steps z <- z - v / steps.
 
@@ -97,7 +101,8 @@ def execute(
     All ranks must call this with the same schedule.  Raises TransferError, which names op and rank, if a peer fails."""
     with torch.inference_mode():
         wire = wire or str(z_BCHW.dtype).removeprefix("torch.")
-        return _Executor(schedule.check(), model, streams, z_BCHW, y_B, guidance, keep_velocity, wire).run()
+        executor = _Executor(schedule.check(), model, streams, z_BCHW, y_B, guidance, keep_velocity, wire)
+        return executor.run(timed_row_s or {})
 
 
 class _Executor:
@@ -120,7 +125,7 @@ class _Executor:
         ages = torch.zeros((schedule.steps, schedule.layers, schedule.top_k, schedule.steps), dtype=torch.int64)
         self.report = RankRun(ages[..., 0] - 1, ages, ages[:, :, 0, 0].clone(), self.z_BCHW)
 
-    def run(self) -> RankRun:
+    def run(self, timed_row_s: Mapping[str, float]) -> RankRun:
         transfers: dict[int, Stamps] = {}
         report, results = self.report, self.results
         self._meet()
@@ -129,7 +134,9 @@ class _Executor:
             if op.stream == "compute":
                 self._wait_for_inputs(op)
             began_s = time.monotonic()
-            made = _DO[op.kind](self, op)
+            with nullcontext() if op.collective else labelled(op.name):  # a transfer's is on the thread that runs it
+                made = _DO[op.kind](self, op)
+                sit_out(op, made, began_s, timed_row_s)
             report.spans_s.append((began_s, time.monotonic()))
             if isinstance(made, Sent | Gathered):
                 transfers[i] = made.pending.stamps

@@ -159,10 +159,15 @@ class Cluster:
 
         Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
         range, a line each; OSError if the file cannot be read."""
+        return Cluster.of_tables(read_table(preset_or(path)), path)
+
+    @staticmethod
+    def of_tables(tables: Any, path: Path | str) -> Cluster:
+        """The cluster that tables as in a file say; errors, as of `load`, begin with `path`."""
         from pydantic import TypeAdapter, ValidationError
 
         problems: list[str] = []
-        data = _with_gpu(in_si(read_table(preset_or(path)), "", problems), problems)
+        data = _with_gpu(in_si(tables, "", problems), problems)
         try:
             cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
         except ValidationError as error:
@@ -174,6 +179,13 @@ class Cluster:
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
+
+
+def cluster_tables(path: Path | str) -> Any:
+    """What `Cluster.load` reads, in SI and with its GPU spelt out, as tables of which every key can be changed.
+
+    Raises as `load` does."""
+    return asdict(Cluster.load(path))
 
 
 def presets() -> list[str]:
