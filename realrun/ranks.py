@@ -186,7 +186,9 @@ class Ranks:
         cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
         for rank in range(self.world):
             ours, theirs = context.Pipe()
-            seat = _Seat(rank, self.world, self.timeout_s, self._threads, cores[rank % len(cores)], self._folder, self._backend)
+            seat = _Seat(
+                rank, self.world, self.timeout_s, self._threads, cores[rank % len(cores)], self._folder, self._backend
+            )
             process = context.Process(target=_work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()

@@ -50,7 +50,9 @@ class Backend:
         """Moves this process to the host of `rank`; the name of its card.  (Called before it has other threads.)"""
         return Hosts(self.tag, self.hosts).enter(rank * self.hosts // world)
 
-    def open_streams(self, context: RankContext, streams: Sequence[str]) -> AbstractContextManager[dict[str, Transport]]:
+    def open_streams(
+        self, context: RankContext, streams: Sequence[str]
+    ) -> AbstractContextManager[dict[str, Transport]]:
         """See realrun.backend.Backend."""
         return open_streams(context, streams)
 

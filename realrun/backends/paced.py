@@ -25,7 +25,9 @@ class Backend:
         """A pool of `world` processes, one thread each for matrix products."""
         return Ranks(world, timeout_s, backend=self)
 
-    def open_streams(self, context: RankContext, streams: Sequence[str]) -> AbstractContextManager[dict[str, Transport]]:
+    def open_streams(
+        self, context: RankContext, streams: Sequence[str]
+    ) -> AbstractContextManager[dict[str, Transport]]:
         """See realrun.backend.Backend."""
         return open_streams(context, streams)
 
