@@ -123,7 +123,7 @@ class Evaluator:
         members: dict[_Mode, list[int]] = {}
         for n, config in enumerate(configs):
             work, host, mesh = config.workload, config.cluster.host, config.workload.mesh_of(self.schedule)
-            engine, why = _engine(self.schedule, work, config.cluster)
+            engine, why = fastest_engine(self.schedule, work, config.cluster)
             defers = engine == RECURRENCE and not host.priority  # the others have no order of their own for it
             mode = _Mode(engine, why, host.synchronous, defers, mesh.ranks, mesh, varies(work))
             members.setdefault(mode, []).append(n)
@@ -186,7 +186,7 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
     return fitted[id(workload)]
 
 
-def _engine(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
+def fastest_engine(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
     """Which of ENGINES, as long as ranks are alike, and why not a faster one."""
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"
