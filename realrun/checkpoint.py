@@ -26,7 +26,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 _LONGEST_HEADER_BYTES = 100_000_000  # of a .safetensors file, by its specification
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a tensor lies in its file."""
 
     dtype: torch.dtype
@@ -55,7 +55,7 @@ class Checkpoint:
         """name -> shape of all tensors; no tensor is read.
 
         Raises ValueError if the file is not whole."""
-        return {name: place.shape for name, place in self._places().items()}
+        return {name: place.shape for name, place in self.places().items()}
 
     def about(self) -> dict[str, str]:
         """What a .safetensors file says of itself."""
@@ -63,12 +63,12 @@ class Checkpoint:
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of these names, each read when it is asked for, in the dtype that it was saved in."""
-        places = self._places()
+        places = self.places()
         with self.path.open("rb", buffering=0) as file:
             for name in names:
                 place = places[name]
                 tensor = torch.empty(place.shape, dtype=place.dtype)
-                room = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+                room = tensor.view(-1).view(torch.uint8).numpy().data
                 file.seek(place.at_bytes)
                 while len(room) and (got := file.readinto(room)):  # at most 2 GiB at once
                     room = room[got:]
@@ -76,7 +76,8 @@ class Checkpoint:
                     raise ValueError(f"{self.path} ended within {name}")
                 yield name, tensor
 
-    def _places(self) -> dict[str, _Place]:
+    def places(self) -> dict[str, Place]:
+        """name -> where each tensor lies in the file.  Raises ValueError if the file is not whole."""
         places = _in_safetensors(self.path) if self.path.suffix == ".safetensors" else _in_saved(self.path)
         size = self.path.stat().st_size
         beyond = [name for name, place in places.items() if place.end_bytes > size]
@@ -99,7 +100,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + size
 
 
-def _in_safetensors(path: Path) -> dict[str, _Place]:
+def _in_safetensors(path: Path) -> dict[str, Place]:
     header, first_bytes = _header(path)
     places = {}
     for name, entry in header.items():
@@ -107,7 +108,7 @@ def _in_safetensors(path: Path) -> dict[str, _Place]:
             continue
         try:
             begin, end = entry["data_offsets"]
-            place = _Place(_DTYPES[entry["dtype"]], tuple(entry["shape"]), first_bytes + begin)
+            place = Place(_DTYPES[entry["dtype"]], tuple(entry["shape"]), first_bytes + begin)
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{path}: {name} should have dtype ({', '.join(_DTYPES)}), shape and offsets: {entry}"
@@ -118,14 +119,14 @@ def _in_safetensors(path: Path) -> dict[str, _Place]:
     return places
 
 
-def _in_saved(path: Path) -> dict[str, _Place]:
+def _in_saved(path: Path) -> dict[str, Place]:
     places = {}
     for name, tensor in _weights_in(path).items():
         at_bytes = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
         if at_bytes is None or not tensor.is_contiguous():
             raise ValueError(f"{path}: {name} does not lie in one piece; load and save the weights with this torch")
         inside_bytes = tensor.storage_offset() * tensor.element_size()
-        places[name] = _Place(tensor.dtype, tuple(tensor.shape), at_bytes + inside_bytes)
+        places[name] = Place(tensor.dtype, tuple(tensor.shape), at_bytes + inside_bytes)
     return places
 
 

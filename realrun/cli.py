@@ -1,6 +1,7 @@
 """The command line: `python -m realrun SCHEDULE`, and commands beside it; also called `dice-realrun`.
 
-Commands of their own files: realrun/cli_train.py, realrun/cli_weights.py."""
+Commands of their own files: realrun/cli_train.py, realrun/cli_weights.py, realrun/cli_quality.py,
+realrun/cli_measure.py."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from realrun.cli_measure import classifier, vulnerability
+from realrun.cli_quality import emulate, quality
 from realrun.cli_train import train
 from realrun.cli_weights import File, Guidance, Model, Picture, Vae, about, choose, paint, refuse_undrawable
 from sim.load import load_schedule, only, sources
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
+for one in (quality, emulate, classifier, vulnerability):
+    app.command()(one)
 app.command()(train)
 app.command()(about)
 

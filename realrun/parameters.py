@@ -110,9 +110,16 @@ def random_state(shape: ModelShape, seed: int, local_experts: Iterable[int] | No
 
     A parameter depends on its name and the seed only, so ranks that hold different experts agree.  The scales
     keep a sampling finite, let every gate open and spread tokens over the experts; nothing was trained."""
+    return dict(random_parameters(shape, seed, local_experts))
+
+
+def random_parameters(
+    shape: ModelShape, seed: int, local_experts: Iterable[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The same one by one, for models that are larger than memory."""
     held = range(shape.experts) if local_experts is None else list(local_experts)
-    likes = DiTMoE(shape, held).state_dict()
-    return {name: _random(name, like.shape, seed, shape) for name, like in likes.items()}
+    for name, like in DiTMoE(shape, held).state_dict().items():
+        yield name, _random(name, like.shape, seed, shape)
 
 
 def _random(name: str, size: torch.Size, seed: int, shape: ModelShape) -> Tensor:

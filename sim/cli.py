@@ -20,6 +20,7 @@ from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, 
 from sim.cli_profile import read_back
 from sim.cli_reference import reference
 from sim.cli_results import results
+from sim.cli_similarity import similarity
 from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
@@ -63,6 +64,7 @@ app.command("picture")(draw)
 app.command("report")(report_saved)
 app.command("critical")(critical_saved)
 app.command("profile")(read_back)
+app.command("similarity")(similarity)
 app.command()(reference)
 
 Sources = Annotated[

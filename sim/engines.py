@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from sim.evaluate import LANES, RECURRENCE, SIMULATION, engine_of
 from sim.machines import Machines, costs_of
 from sim.maxplus import Recurrence
 from sim.point import changed
+from sim.program import Program
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -111,16 +113,21 @@ def _recurred(case: Case, workload: Workload, machines: Machines) -> Outcomes:
     batch = costs_of(case.schedule, workload, machines)
     host, found = machines.first.host, Outcomes.nothing(case.size)
     room = max(1, LANES // batch.ranks)
+    program = _program(case.schedule, host.synchronous, "listed" if host.priority else "compute")
     for first in range(0, case.size, room):
         some = slice(first, first + room)
-        lanes = lanes_of(batch, some)
-        found.makespan_s[some] = Recurrence(lanes, host.synchronous, not host.priority).makespans() / TICKS_PER_S
+        found.makespan_s[some] = Recurrence(lanes_of(batch, some), program).makespans() / TICKS_PER_S
     busy, talks = _busy_s(batch)
     found.stalled_s[:] = found.makespan_s - busy
     if not batch.burst.any():  # spans of one communicator follow one another
         found.communication_share[:] = talks / found.makespan_s
     found.engine[:] = RECURRENCE
     return found
+
+
+@lru_cache(maxsize=16)  # follows from its arguments, and takes as long as a hundred configurations
+def _program(schedule: Schedule, synchronous: bool, first: str) -> Program:
+    return Program(schedule, synchronous, first)
 
 
 def lanes_of(batch: Batch, some: slice) -> Batch:

@@ -19,6 +19,7 @@ from sim.cluster import Cluster
 from sim.cost import varies
 from sim.costs import Config, Costs
 from sim.engine import TICKS_PER_S, simulate
+from sim.lockstep import Lockstep
 from sim.maxplus import Recurrence
 from sim.mesh import Mesh
 from sim.plan import shares
@@ -28,9 +29,10 @@ from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
 LANES = 1024  # ranks x configurations that are walked together: their rows fit into a core's cache
-RECURRENCE, SIMULATION = "recurrence", "simulation"
+RECURRENCE, LOCKSTEP, SIMULATION = "recurrence", "lockstep", "simulation"
 ENGINES = {
     RECURRENCE: "max-plus recurrence, equal to the simulation to the last bit",
+    LOCKSTEP: "with interference, ranks alike; within 1e-6 of the simulation",
     SIMULATION: "SimPy, one configuration at a time",
 }
 
@@ -60,11 +62,9 @@ def engine_of(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple
     """Which of ENGINES evaluates this configuration, and why not a faster one ("": none is)."""
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"
-    if not cluster.host.priority and len(schedule.streams) > 2:
-        return SIMULATION, "several communicators without priority"
-    if cluster.interference.any:
-        return SIMULATION, "compute and communication slow each other down"
-    return RECURRENCE, ""
+    if len(schedule.streams) > 2 and (cluster.interference.any or not cluster.host.priority):
+        return SIMULATION, "several communicators, and collectives wait for kernels or slow them down"
+    return (LOCKSTEP if cluster.interference.any else RECURRENCE), ""
 
 
 class Evaluator:
@@ -100,9 +100,9 @@ class Evaluator:
             raise ValueError(f"the recurrence cannot say: {why}; simulate it")
         [mode] = _modes(self.schedule, configs, [(engine, why)]).values()
         seconds = self.costs.seconds(configs)
-        walk = self._recurrence(configs, seconds, mode, mode.ranks, keep=True)
+        walk = self._walk(configs, seconds, mode, mode.ranks, keep=True)
         walk.makespans()
-        assert walk.kept is not None
+        assert isinstance(walk, Recurrence) and walk.kept is not None
         return np.asarray((walk.kept[..., 0].transpose(0, 2, 1) - walk.begin) / TICKS_PER_S)
 
     def _configs(
@@ -129,17 +129,23 @@ class Evaluator:
         for ranks, mine in ((1, np.flatnonzero(alike)), (mode.ranks, np.flatnonzero(~alike))):
             for first in range(0, len(mine), step := max(1, LANES // ranks)):
                 some = mine[first : first + step]
-                walk = self._recurrence([configs[n] for n in some], seconds[some], mode, ranks)
+                walk = self._walk([configs[n] for n in some], seconds[some], mode, ranks)
                 makespan_s[some] = walk.makespans() / TICKS_PER_S
         return makespan_s
 
-    def _recurrence(
+    def _walk(
         self, configs: Sequence[Config], seconds: Array, mode: _Mode, ranks: int, keep: bool = False
-    ) -> Recurrence:
-        key = (mode.synchronous, "compute" if mode.defers else "listed")
-        if key not in self.programs:
-            self.programs[key] = Program(self.schedule, *key)
-        return Recurrence(batch(self.costs, configs, seconds, ranks), self.programs[key], keep)
+    ) -> Recurrence | Lockstep:
+        together = batch(self.costs, configs, seconds, ranks)
+        if mode.engine == LOCKSTEP:
+            return Lockstep(together, self._program(mode.synchronous, "collectives"), mode.defers)
+        program = self._program(mode.synchronous, "compute" if mode.defers else "listed")
+        return Recurrence(together, program, keep)
+
+    def _program(self, synchronous: bool, first: str) -> Program:
+        if (synchronous, first) not in self.programs:
+            self.programs[synchronous, first] = Program(self.schedule, synchronous, first)
+        return self.programs[synchronous, first]
 
 
 def evaluate(

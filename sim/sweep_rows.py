@@ -17,6 +17,7 @@ It knows which columns there are; it refuses to know where tables are kept."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from sim.engines import Case, Outcomes, evaluate
 from sim.gpu import DTYPES
 from sim.machines import may_differ
 from sim.point import DEFAULTS, Sources, build_model, build_schedule, build_workload, machine_tables
+from sim.schedule import Schedule
 from sim.sweep_facts import FactBook, Facts
 from sim.sweep_points import Chunk, Column, row_keys
 
@@ -44,13 +46,18 @@ def rows_of(chunk: Chunk, sources: Sources) -> pa.Table:
     found = _nothing(chunk)
     try:
         model = build_model(chunk.constant, sources)
-        book = FactBook(build_schedule(chunk.constant, model, sources))
+        book = _book(build_schedule(chunk.constant, model, sources))
     except (ValueError, OSError) as reason:
         found["error"][:] = str(reason)
     else:
         for at, shape, changes in _shapes(chunk):
             _fill(found, at, shape, changes, book, sources)
     return _as_table(chunk, sources, found)
+
+
+@lru_cache(maxsize=16)  # follows from the schedule, and serves all chunks of it
+def _book(schedule: Schedule) -> FactBook:
+    return FactBook(schedule)
 
 
 def refused(chunk: Chunk, error: str, sources: Sources) -> pa.Table:

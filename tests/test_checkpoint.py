@@ -140,7 +140,7 @@ def grown_bytes(_: RankContext, path: Path, shape: ModelShape) -> tuple[int, int
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to tell a process's peak")
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_rank_of_8_takes_memory_for_its_share_and_not_for_the_file(suffix: str, tmp_path: Path) -> None:
-    shape, path = replace(SHAPE, layers=16, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
+    shape, path = replace(SHAPE, layers=6, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
     likes = DiTMoE(shape, range(8)).to(torch.bfloat16).state_dict()
     if suffix == ".pt":
         torch.save({name: torch.zeros(like.shape, dtype=torch.bfloat16) for name, like in likes.items()}, path)

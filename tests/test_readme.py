@@ -80,3 +80,17 @@ def test_the_commands_of_the_page_on_schedules_work_in_their_order(tmp_path: Pat
         done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True,
                               timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_the_commands_and_the_example_of_the_page_on_weights_work(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "checkpoints.md").read_text()
+    shutil.copytree(ROOT / "realrun" / "weights", tmp_path / "realrun" / "weights")
+    commands = page.split("```")[1].strip().splitlines()
+    (tmp_path / "example.py").write_text(page.split("```python\n")[1].split("```")[0])
+    assert [command.split()[3] for command in commands] == ["interweaved", "about"]
+    for words in [*(shlex.split(command)[1:] for command in commands), ["example.py"]]:
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert "[2, 4, 1, 8, 8]" in done.stdout
+    assert (tmp_path / "digits.png").stat().st_size > 0
