@@ -33,6 +33,7 @@ import torch
 import torch.distributed as dist
 
 from realrun.backend import Backend, Moves, load_backend
+from realrun.lanes import Device, Gpu, Processor
 
 T = TypeVar("T")
 
@@ -53,8 +54,13 @@ class RankContext:
     world: int
     timeout_s: float  # of one transfer
     device: torch.device
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None  # None: ranks are threads of one process
     backend: Backend
+
+    @functools.cached_property
+    def lanes(self) -> Device:
+        """Streams and moments of its device."""
+        return Gpu(self.device) if self.device.type == "cuda" else Processor()
 
 
 class RanksFailed(RuntimeError):
