@@ -119,6 +119,12 @@ def estimate_errors(rows: list[Row], metric: str, of: Vulnerability) -> dict[str
     }  # fmt: skip
 
 
+def errors(found: Found, of: Vulnerability) -> dict[str, float]:
+    """What the vulnerability's file says of its errors: those of distances to 100 sync steps, of schedules drawn."""
+    told = estimate_errors(found["drawn"]["rows"], "fine", of)
+    return {key: round(float(value), 3) for key, value in told.items()}
+
+
 # ---------------------------------------------------------------------------------------------------- the page
 
 
