@@ -15,6 +15,10 @@ test: $(VENV)/installed
 browser: $(VENV)/installed
 	$(RUN) -m pytest -m browser -rs
 
+# Executes all notebooks, and keeps their outputs; the quick ones are also executed by `make test`.
+notebooks: $(VENV)/installed
+	for book in notebooks/*.py; do $(RUN) -m jupytext --quiet --to ipynb --execute $$book || exit 1; done
+
 bench: $(VENV)/installed
 	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done
 

@@ -65,10 +65,12 @@ class Driver:
             self.process.wait()
             psutil.wait_procs(orphans, timeout=30)
             self.start()
-        elif found := self.workers():
-            found[0].kill()
         else:
-            return False
+            found = self.workers()
+            try:
+                found[0].kill()
+            except (IndexError, psutil.NoSuchProcess):  # between two of them
+                return False
         self.killed.append(whom)
         return True
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from calibration.samples import Sample
 from sim.output import whole_file
@@ -124,11 +124,13 @@ class Bundle:
             beside = json.loads((table.schema.metadata or {})[b"run"])
             ranks = int(np.max(table["rank"].to_numpy())) + 1
             spans = {name: table[name].to_numpy().reshape(ranks, -1) for name in _SPANS}
-            ages = {name: None if beside[name] is None else np.array(beside[name], dtype=np.int64) for name in _AGES}
             schedule = Schedule.parse(beside["schedule"]).check()
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: holds no run: {error!r}") from None
-        return Trace(schedule, "measured", **spans, **ages, about=beside["about"])
+        ages, gathered = (_array(beside[name]) for name in ("ages", "attention_staleness"))
+        oldest = np.array(beside["staleness"], dtype=np.int64)
+        reached, start, end = (spans[name] for name in _SPANS)
+        return Trace(schedule, "measured", reached, start, end, oldest, beside["about"], ages, gathered)
 
     def add_routing(self, routing: Routing) -> None:
         """What the router chose in the runs."""
@@ -140,7 +142,13 @@ class Bundle:
         return Routing.load(path) if path.exists() else None
 
 
-_TYPES = {"str": pa.string(), "float": pa.float64(), "int": pa.int32(), "bool": pa.bool_(), "float | None": pa.float64()}
+_TYPES = {
+    "str": pa.string(),
+    "float": pa.float64(),
+    "int": pa.int32(),
+    "bool": pa.bool_(),
+    "float | None": pa.float64(),
+}
 _SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Sample)])
 
 
@@ -150,6 +158,10 @@ _AGES = ("staleness", "ages", "attention_staleness")
 
 def _listed(array: npt.NDArray[np.int64] | None) -> Any:
     return None if array is None else array.tolist()
+
+
+def _array(listed: Any) -> npt.NDArray[np.int64] | None:
+    return None if listed is None else np.array(listed, dtype=np.int64)
 
 
 def _parts(folder: Path) -> list[Path]:

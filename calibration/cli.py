@@ -30,10 +30,10 @@ def _commands() -> None:
 @app.command()
 def demo(out: _Out = Path("out/demo")) -> None:
     """Measures this machine, predicts, really runs, and shows how far the prediction was off."""
-    from calibration.demo import Plan
+    from calibration.demo import PLAN
     from calibration.demo import demo as run_demo
 
-    run_demo(Plan(), out, Console())
+    run_demo(PLAN, out, Console())
 
 
 @app.command()

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from realrun.backend import Pool
 from realrun.gallery import draw_gallery
-from realrun.ranks import Ranks
 from realrun.run import Settings, inputs, run
 from realrun.trained import GUIDANCE, trained
 from sim.load import load_schedule
@@ -19,7 +19,7 @@ _IMAGES = 8  # a rank
 _STEPS = 10  # few, so that staleness has something to spoil
 
 
-def draw_digits(ranks: Ranks, schedules: Sequence[str], picture: Path) -> Iterator[str]:
+def draw_digits(ranks: Pool, schedules: Sequence[str], picture: Path) -> Iterator[str]:
     """Runs the trained digits model under each schedule, the first of them the measure; draws and tells."""
     shape, settings = MODELS["digits"], Settings(guidance=GUIDANCE["digits"])
     workload = Workload(shape, ranks.world, _IMAGES, wire="float32")

@@ -34,8 +34,10 @@ def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
     bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), _hosts(plan.backend, plan.ranks))
     done = {"compute": bench.compute, "transfers": bench.transfers, "queue": bench.queue, "together": bench.together}
     clock_hz, temperature_c = gpu_state()
-    seen = dict(round=job.round, clock_hz=clock_hz, temperature_c=temperature_c)
-    return mark(replace(sample, **seen) for sample in done[job.kind](job))
+    return mark(
+        replace(sample, round=job.round, clock_hz=clock_hz, temperature_c=temperature_c)
+        for sample in done[job.kind](job)
+    )
 
 
 def _hosts(backend: str, ranks: int) -> int:
@@ -141,7 +143,9 @@ def _fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, i
     if hosts == ranks:
         return int(away[:, rank].max()), 0
     host = np.arange(ranks) * hosts // ranks
-    across = np.array([[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)])
+    across = np.array(
+        [[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)]
+    )
     home = int(host[rank])
     return int(away[:, rank].max()), int(max(across[:, home].sum(), *np.delete(across.sum(axis=1), home)))
 

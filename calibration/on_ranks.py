@@ -120,9 +120,7 @@ class _Load:
             enough = int(self._transport.counts("load", votes).wait().counts.sum())
 
 
-def _messages(
-    transport: Transport, workload: Workload, settings: Settings, load: Transfers
-) -> dict[int, Tensor]:
+def _messages(transport: Transport, workload: Workload, settings: Settings, load: Transfers) -> dict[int, Tensor]:
     """Something to send, for each number of rows that this rank sends in all."""
     dtype, hidden = DTYPES[settings.dtype], workload.model.hidden
     return {(n := sum(rows[transport.rank])): torch.zeros(n, hidden, dtype=dtype) for _, rows in load.plan}

@@ -77,14 +77,14 @@ class Plan:
     wire: str = "float32"
     dtype: str = "float32"
     backend: str = "paced"
-    rates: Sequence[float] = (20e6, 80e6)
-    schedules: Sequence[str] = ()
+    rates: tuple[float, ...] = (20e6, 80e6)
+    schedules: tuple[str, ...] = ()
     steps: int = 12
     rounds: int = 3
-    other_images: Sequence[int] = (2, 6)  # batch sizes beside the workload's own, at which compute is measured
+    other_images: tuple[int, ...] = (2, 6)  # batch sizes beside the workload's own, at which compute is measured
     calibration_steps: int = 8  # of each compute job
     repeats: int = 6  # of each transfer
-    loads: Sequence[float] = (0.5, 1.0)  # shares of the time that the other stream is busy
+    loads: tuple[float, ...] = (0.5, 1.0)  # shares of the time that the other stream is busy
     timed_row_s: Mapping[str, float] | None = None  # timed compute (realrun/stand_in.py)
     seed: int = 0
     about: str = ""  # why these cells
@@ -108,16 +108,20 @@ class Plan:
         """The plan in a YAML file.
 
         Raises ValueError with every key that is unknown or of the wrong type, OSError if it cannot be read."""
+        return Plan.of(read_table(path), path)
+
+    @staticmethod
+    def of(data: Any, source: Path | str = "plan") -> Plan:
+        """The plan in plain tables, as of a YAML file or `table`; errors begin with `source`."""
         from pydantic import TypeAdapter, ValidationError
 
-        data = read_table(path)
         if isinstance(data, Mapping) and isinstance(data.get("rates"), list):
             data = {**data, "rates": [quantity("link_bytes_per_s", rate) for rate in data["rates"]]}
         try:
             plan: Plan = TypeAdapter(Plan).validate_python(data)
         except ValidationError as error:
             said = [str(each["ctx"]["error"]) for each in error.errors() if each["type"] == "value_error"]
-            raise ValueError("\n".join(f"{path}: {line}" for line in [*readable(error.errors()), *said])) from None
+            raise ValueError("\n".join(f"{source}: {line}" for line in [*readable(error.errors()), *said])) from None
         return plan
 
     def __str__(self) -> str:

@@ -67,7 +67,9 @@ def mark(samples: Iterable[Sample]) -> list[Sample]:
         logs = np.log([max(s.seconds, 1e-12) for s in mine])
         away = np.abs(logs - np.median(logs))
         limit = OUTLIER * 1.48 * float(np.median(away))
-        marked += [replace(s, outlier=bool(len(mine) > 2 and limit > 0 and a > limit)) for s, a in zip(mine, away, strict=True)]
+        marked += [
+            replace(s, outlier=bool(len(mine) > 2 and limit > 0 and a > limit)) for s, a in zip(mine, away, strict=True)
+        ]
     return marked
 
 

@@ -21,7 +21,7 @@ from calibration.bundle import Bundle
 from calibration.measure import measure
 from calibration.others import Watch, wait_until_quiet
 from calibration.plan import Job, Plan
-from calibration.samples import Sample, machine
+from calibration.samples import machine
 from realrun.backend import Pool, load_backend
 from realrun.ranks import RankContext
 from realrun.run import run
@@ -144,7 +144,13 @@ def _own_s(watches: Sequence[Watch]) -> float:
 @contextmanager
 def _progress(console: Console, jobs: int, left: int) -> Iterator[Tell]:
     """A bar that the beginning of a job moves on, with an estimate of what is left."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=jobs, completed=jobs - left)
         begun = jobs - left

@@ -91,5 +91,5 @@ def about(file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetens
     shape = fitted(checkpoint, None)
     print(f"model {shape.name}{', with q/k norm' if shape.qk_norm else ''}: {shape.layers} layers, hidden "
           f"{shape.hidden}, {shape.experts} experts, {len(checkpoint.shapes())} tensors")  # fmt: skip
-    for key, value in checkpoint.about().items():
+    for key, value in sorted(checkpoint.about().items()):
         print(f"{key}: {value}")

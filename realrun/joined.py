@@ -51,8 +51,8 @@ class Joined:
         try:
             answer = function(self.context, *args), "", False
         except Exception as error:
-            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            answer = None, said, isinstance(error, ValueError)
+            words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            answer = None, words, isinstance(error, ValueError)
         answers: list[tuple[T, str, bool]] = [answer] * self.world  # type: ignore[list-item]
         dist.all_gather_object(answers, answer, group=self.context.group)
         said = {rank: said for rank, (_, said, _) in enumerate(answers) if said}

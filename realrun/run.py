@@ -37,9 +37,9 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 class Settings:
     """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
 
-    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row (realrun/stand_in.py);
-    the images are then meaningless.  profile: folder for a torch.profiler trace of each rank (realrun/profile.py); None:
-    without a profiler."""
+    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row
+    (realrun/stand_in.py); the images are then meaningless.  profile: folder for a torch.profiler trace of each rank
+    (realrun/profile.py); None: without a profiler."""
 
     seed: int = 0
     dtype: str = "float32"

@@ -27,7 +27,7 @@ class _IdleAttention(nn.Module):
         self.heads = heads
 
     def project(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q_BATG = x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        q_BATG = x_BTD.view(*x_BTD.shape[:2], self.heads, -1).transpose(1, 2)
         return q_BATG, q_BATG, q_BATG
 
     def mix(self, q_BATG: Tensor, k_BASG: Tensor, v_BASG: Tensor) -> Tensor:

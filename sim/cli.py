@@ -18,6 +18,7 @@ import typer
 from sim.cli_advise import advise, sensitivity
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.cli_profile import read_back
+from sim.cli_reference import reference
 from sim.cli_results import results
 from sim.cli_similarity import similarity
 from sim.cli_sweep import sweep
@@ -64,6 +65,7 @@ app.command("report")(report_saved)
 app.command("critical")(critical_saved)
 app.command("profile")(read_back)
 app.command("similarity")(similarity)
+app.command()(reference)
 
 Sources = Annotated[
     list[str],

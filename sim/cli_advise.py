@@ -206,13 +206,16 @@ def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) ->
         path = folder / (re.sub(r"[^\w.+-]+", "_", option.name) + ".txt")
         with whole_file(path) as part:
             part.write_text(str(option.schedule))
-        lines.append(launch_command(path, option.workload))
+        lines.append(launch_command(path, option.workload, asked.cluster))
     return lines
 
 
-def launch_command(path: Path, workload: Workload) -> str:
-    """How `realrun` is started on it, one process a GPU."""
-    dtype = {None: "bfloat16", "bf16": "bfloat16", "fp32": "float32"}.get(workload.dtype, "float32")
+def launch_command(path: Path, workload: Workload, cluster: Cluster) -> str:
+    """How `realrun` is started on it, one process a rank."""
+    from sim.gpu import Gpu
+
+    computes = workload.dtype or ("bf16" if isinstance(cluster.compute, Gpu) else "fp32")
+    dtype = "bfloat16" if computes == "bf16" else "float32"
     return (f"torchrun --nproc-per-node {workload.ranks} -m realrun {path} --model {workload.model.name} "
             f"--images {workload.images} --dtype {dtype} --wire {workload.wire}")  # fmt: skip
 

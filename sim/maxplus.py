@@ -29,8 +29,8 @@ class Recurrence:
         shape = (batch.ranks, batch.size)
         slot, rows = program.slots
         store = np.zeros((rows, *shape))
-        self.end = [store[n] for n in slot]  # [op], one row for several
-        self.host = _Hosts(program, batch)
+        self.end: list[Array] = [store[n] for n in slot]  # [op], one row for several
+        self.host = Hosts(program, batch)
         self.kernels = _Kernels(program, batch) if program.first == "compute" else None
         self.landed = np.full(shape, -math.inf)
         self.bursts = bool(batch.burst.any())
@@ -102,7 +102,7 @@ class Recurrence:
         self.landed[:] = row
 
 
-class _Hosts:
+class Hosts:
     """When ops are issued: a row [rank, config], or [config] where nothing holds any host up."""
 
     def __init__(self, program: Program, batch: Batch) -> None:

@@ -1,8 +1,9 @@
 """Memory over time: what a rank holds at every moment of a trace, by what it is for.
 
-The same bytes as in sim/memory.py, alive from when the op that makes them began until its last user ended on that rank.
-That is when ops *ran*; sim/memory.py counts in the order in which they are *issued*, which knows no clock, so that the
-two peaks may differ where streams overlap.  It refuses to know what library and allocator take."""
+The same bytes as in sim/memory.py, alive from when the op that makes them began until its last user ended on that rank;
+what a collective receives, from when it is posted, which is as soon as what it sends is there.  That is when ops *ran*;
+sim/memory.py counts in the order in which they are *issued*, which knows no clock, so that the two peaks may differ
+where streams overlap.  It refuses to know what library and allocator take."""
 
 from __future__ import annotations
 
@@ -68,7 +69,10 @@ def _table(lives: list[tuple[int, int, Array]]) -> _Table:
 
 
 def _of_rank(trace: Trace, rank: int, weights: float, tables: dict[str, _Table]) -> MemoryOverTime:
-    start, end = trace.start_s[rank], trace.end_s[rank]
+    end, start = trace.end_s[rank], trace.start_s[rank].copy()
+    for i, needs in enumerate(trace.schedule.needs):
+        if trace.on_communication[i] and needs:
+            start[i] = min(start[i], end[list(needs)].max())
     times = np.unique(np.concatenate([start, end]))
     held = {WEIGHTS: np.full(len(times), float(weights))}
     for what, (born, dies, sizes) in tables.items():

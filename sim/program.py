@@ -7,9 +7,11 @@ It knows positions; it refuses to know how long anything takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 from sim.schedule import Schedule
 
@@ -49,14 +51,24 @@ class Program:
         assert len(order) == len(self.streams), "a checked schedule runs to the end"
         return order
 
+    @cached_property
+    def blocker(self) -> list[int]:
+        """[op] position of the last op before it for which the host waits; -1: none."""
+        found, last = [], -1
+        for i, waits in enumerate(self.blocks):
+            found.append(last)
+            last = i if waits else last
+        return found
+
     def _chosen(self) -> Iterator[int]:
-        blocker = _last_before(self.blocks)
+        blocker, computed = self.blocker, np.cumsum([stream < 0 for stream in self.streams])
         waiting = {stream: [i for i, s in enumerate(self.streams) if s == stream] for stream in {*self.streams}}
         queues = sorted(waiting.items(), reverse=self.first == "collectives")
-        at, done = dict.fromkeys(waiting, 0), [False] * len(self.streams)
+        at, done = dict.fromkeys([-1, *waiting], 0), [False] * len(self.streams)
 
         def ready(i: int) -> bool:
-            return all(done[j] for j in self.crossing[i]) and (blocker[i] < 0 or done[blocker[i]])
+            held = blocker[i] >= 0 and not (done[blocker[i]] and at[-1] >= computed[blocker[i]])
+            return not held and all(done[j] for j in self.crossing[i])
 
         while True:
             for stream, queue in queues:
@@ -98,12 +110,3 @@ class Program:
         for i in before.values():  # the end of a stream is asked for at last
             last[i] = len(place)
         return last
-
-
-def _last_before(blocks: Sequence[bool]) -> list[int]:
-    """[op] the last position before it at which the host waits; -1: none."""
-    found, last = [], -1
-    for i, waits in enumerate(blocks):
-        found.append(last)
-        last = i if waits else last
-    return found

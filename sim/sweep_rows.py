@@ -5,9 +5,12 @@ A point that cannot be run has the reason as its `error` and no results.  The co
     key                                 hash of the configuration (sim/sweep_points.py)
     schedule, steps, ..., cluster.*     all settings (sim/point.py)
     makespan_s, images_per_s            images of all ranks
+    computing_alone_s                   of all compute ops, and of all dispatches and combines, if each had the machine
+    communicating_alone_s               for itself: means of ranks
     stalled_s                           in which nothing is computed: mean of ranks
-    exposed_s                           of that, while communication is under way or waited for; SimPy alone says it
-    communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks
+    exposed_s                           of that, while communication is under way or waited for
+    communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks;
+                                        these three as far as the engine says them (SimPy says all)
     mean_age_steps, oldest_age_steps, oldest_attention_steps, sent_bytes, memory_bytes      see sim/sweep_facts.py
     memory_fits                         whether the cluster's GPU has that; none where it has no GPU
     engine, error                       who ran it (sim/engines.py); why nobody did
@@ -17,6 +20,7 @@ It knows which columns there are; it refuses to know where tables are kept."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,13 +30,17 @@ from sim.engines import Case, Outcomes, evaluate
 from sim.gpu import DTYPES
 from sim.machines import may_differ
 from sim.point import DEFAULTS, Sources, build_model, build_schedule, build_workload, machine_tables
+from sim.schedule import Schedule
 from sim.sweep_facts import FactBook, Facts
 from sim.sweep_points import Chunk, Column, row_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FLOATS = ("makespan_s", "images_per_s", "stalled_s", "exposed_s", "communication_share", *Facts._fields)
+_FLOATS = (
+    "makespan_s", "images_per_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s",
+    "communication_share", *Facts._fields,
+)  # fmt: skip
 RESULTS = (*_FLOATS, "memory_fits", "engine", "error")
 _KINDS = {**dict.fromkeys(_FLOATS, "double"), "memory_fits": "bool", "engine": "string", "error": "string"}
 _KINDS |= dict.fromkeys(("oldest_age_steps", "oldest_attention_steps"), "int64")
@@ -44,13 +52,18 @@ def rows_of(chunk: Chunk, sources: Sources) -> pa.Table:
     found = _nothing(chunk)
     try:
         model = build_model(chunk.constant, sources)
-        book = FactBook(build_schedule(chunk.constant, model, sources))
+        book = _book(build_schedule(chunk.constant, model, sources))
     except (ValueError, OSError) as reason:
         found["error"][:] = str(reason)
     else:
         for at, shape, changes in _shapes(chunk):
             _fill(found, at, shape, changes, book, sources)
     return _as_table(chunk, sources, found)
+
+
+@lru_cache(maxsize=16)  # follows from the schedule, and serves all chunks of it
+def _book(schedule: Schedule) -> FactBook:
+    return FactBook(schedule)
 
 
 def refused(chunk: Chunk, error: str, sources: Sources) -> pa.Table:

@@ -24,6 +24,7 @@ from sim.sweep_store import Store, part_bytes
 CHUNK_S = 5.0  # what a chunk should take: little is lost with a worker, and little time goes to handing out
 MOST_POINTS = 8192  # of a chunk
 _FIRST_POINTS = 16
+_STARTS = 5
 PATIENCE = "20s"  # for a scheduler to answer
 Tell = Callable[[int], None]
 Part = tuple[bytes, float]
@@ -188,8 +189,7 @@ def _client(workers: Workers) -> Iterator[Any]:
         if workers.slurm_jobs is not None:
             machine = _slurm(workers.slurm_jobs)
         else:
-            n = workers.processes or len(os.sched_getaffinity(0))
-            machine = there.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None)
+            machine = _local(workers.processes or len(os.sched_getaffinity(0)))
         with machine, there.Client(machine) as client:
             yield client
 
@@ -202,6 +202,17 @@ def _connected(address: str) -> Iterator[Any]:
         raise ValueError(f"--scheduler {address}: no scheduler answers: {error}") from None
     with client:
         yield client
+
+
+def _local(processes: int) -> Any:
+    """Processes here; begun again if one is killed while they start."""
+    for attempt in range(_STARTS):
+        try:
+            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None)
+        except RuntimeError:
+            if attempt == _STARTS - 1:
+                raise
+    raise AssertionError("it returns or raises")
 
 
 def _slurm(jobs: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -91,10 +92,41 @@ def test_the_notation_needs_the_standard_library_only() -> None:
         assert names <= {*sys.stdlib_module_names, "sim"}
 
 
-def test_importing_sim_loads_none_of_the_heavy_packages() -> None:
-    code = "import sim, sys; print(*{name.split('.')[0] for name in sys.modules})"
+HEAVY = {"torch", "simpy", "matplotlib", "pydantic", "numpy", "scipy", "pandas", "pyarrow", "dask", "distributed",
+         "optuna", "omegaconf", "sklearn", "IPython"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "may"), [
+    ("import sim", set()),
+    ("from sim import Schedule, load_schedule; load_schedule('dice', 4, 4).staleness()", set()),
+    ("from sim.cli import main", set()),
+    ("from sim import Trace", {"numpy"}),
+    ("from sim import Cluster, Workload, MODELS", {"numpy"}),
+    ("from sim import simulate", {"numpy", "simpy"}),
+    ("import sim.pictures", set()),
+    ("import sim.html, sim.kineto", {"numpy"}),
+    ("from sim.perfetto import write_perfetto", {"numpy"}),
+    ("from sim.timeline import draw_timeline", {"numpy", "matplotlib"}),
+    ("from realrun.cli import main", {"numpy"}),
+    ("from calibration.cli import main", set()),
+])  # fmt: skip
+def test_nothing_heavy_is_loaded_before_it_is_needed(code: str, may: set[str]) -> None:
+    code += "\nimport sys; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"torch", "simpy", "matplotlib", "pydantic", "numpy", "scipy"}.isdisjoint(loaded.split())
+    assert HEAVY & {*loaded.split()} <= may
+
+
+def test_drawing_needs_no_window() -> None:
+    code = "import sim.timeline, sim.pictures.front, sys; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_numbers_of_pictures_and_traces_are_within_their_limits() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "pictures.json").read_text())["rows"]
+    assert {row["what"]: row["limit_s"] for row in rows} == {"import sim": 0.3, "timeline": 5.0, "trace": 3.0}
+    assert max(row["spans"] for row in rows if row["what"] == "timeline") > 90_000
+    for row in rows:
+        assert row["best_s"] <= row["limit_s"], row
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sim.sweep_points import Points
 from sim.sweep_run import Workers, run_sweep
 from sim.sweep_store import opened
 
-DEADLY = '''
+DEADLY = """
 import multiprocessing, os, signal
 from sim.load import load_schedule
 
@@ -21,7 +21,7 @@ def make(steps, layers, deadly=0):
     if deadly and multiprocessing.parent_process() is not None:      # in a worker, not where the sweep is read
         os.kill(os.getpid(), signal.SIGKILL)
     return load_schedule("sync", steps, layers)
-'''
+"""
 
 
 @pytest.mark.timeout(240)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.pictures.ages import draw_staleness
-    from sim.pictures.errors import FitPoints, draw_errors, draw_fits
+    from sim.pictures.errors import Beside, FitPoints, draw_beside, draw_errors, draw_fits
     from sim.pictures.front import Choice, draw_front
     from sim.pictures.layers import draw_similarity, draw_vulnerability
     from sim.pictures.memory import draw_memory
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "sim.pictures.ages": ("draw_staleness",),
-    "sim.pictures.errors": ("FitPoints", "draw_errors", "draw_fits"),
+    "sim.pictures.errors": ("Beside", "FitPoints", "draw_beside", "draw_errors", "draw_fits"),
     "sim.pictures.front": ("Choice", "draw_front"),
     "sim.pictures.layers": ("draw_similarity", "draw_vulnerability"),
     "sim.pictures.memory": ("draw_memory",),
@@ -34,8 +34,10 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "COLUMN_IN",
     "PAGE_IN",
+    "Beside",
     "Choice",
     "FitPoints",
+    "draw_beside",
     "draw_errors",
     "draw_fits",
     "draw_front",

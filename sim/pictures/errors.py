@@ -116,3 +116,45 @@ def _draw_fit(upper: Axes, lower: Axes, fit: FitPoints, colour: str) -> None:
         low, high = (np.asarray(a, dtype=np.float64)[order] for a in (fit.low_s, fit.high_s))
         upper.fill_between(x[order], low, high, color=colour, alpha=0.2, linewidth=0)
     lower.plot(x, residual, "o", color=colour, markersize=2.5)
+
+
+class Beside(NamedTuple):
+    """A known number, and what was predicted of it: lowest, middle and highest.  `sort`: predictions of one sort look
+    alike."""
+
+    name: str
+    known: float
+    low: float
+    middle: float
+    high: float
+    sort: str = ""
+
+
+@styled
+def draw_beside(rows: Sequence[Beside], *, x_label: str, width_in: float = COLUMN_IN) -> Figure:
+    """A row a name: the known number as a line, predictions as intervals with their middle, a colour a sort.
+
+    `x_label` says quantity and unit.  Raises ValueError without rows, or if an interval does not hold its middle."""
+    if wrong := [row for row in rows if not row.low <= row.middle <= row.high]:
+        raise ValueError(f"{wrong[0].name}: {wrong[0].middle:g} is not within {wrong[0].low:g} to {wrong[0].high:g}")
+    if not rows:
+        raise ValueError("rows is empty; it should have a known number and an interval each")
+    names, sorts = [*dict.fromkeys(row.name for row in rows)], [*dict.fromkeys(row.sort for row in rows)]
+    made = figure(width_in, 0.75 + len(names) * (0.12 + 0.14 * len(sorts)))
+    ((axes,),) = rows_of_axes(made, 1)
+    for row in rows:
+        at, number = names.index(row.name), sorts.index(row.sort)
+        y = at + 0.6 * ((number + 0.5) / len(sorts) - 0.5)
+        axes.hlines(y, row.low, row.high, color=palette()[number], linewidth=1.5)
+        axes.plot(row.middle, y, "os^Dv"[number % 5], color=palette()[number])
+        axes.vlines(row.known, at - 0.4, at + 0.4, color="black", linewidth=1.2)
+    for number, sort in enumerate(sorts):
+        axes.plot([], [], "os^Dv"[number % 5], linestyle="-", color=palette()[number], label=sort or "predicted")
+    axes.plot([], [], color="black", linewidth=1.2, label="known")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_xlabel(x_label)
+    made.legend(loc="outside lower center", ncols=len(sorts) + 1)
+    return made
