@@ -113,28 +113,53 @@ class LayerSearch:
         """The largest share by which a schedule was faster than its layers say."""
         return max([0.0, *(-error for error in self.errors)])
 
-    def best(self, limit_s: float, tries: int = 8) -> Found:
-        """The least costly schedule that takes `limit_s` at most, timed.
+    def best(self, limit_s: float, tries: int = 12) -> Found:
+        """The least costly schedule found that takes `limit_s` at most, timed; its bound is of what any could cost.
 
-        Raises ValueError if no choice is that fast."""
-        aim = limit_s
-        for _ in range(tries):
-            choice = self._refined(self.front.choices[self.front.best_within(aim)], aim)
-            if not self._can_be(choice):
-                aim *= 0.999
-                continue
-            seconds = self._time(choice)
-            if seconds <= limit_s:
-                return self._found(choice, seconds)
-            aim *= limit_s / seconds * (1 - 1e-4)
+        Raises ValueError if none was found."""
+        low, high = (self.front.best_within(limit_s * share) for share in self._window())
+        for point in np.unique(np.linspace(high, low, tries).astype(int))[::-1]:
+            choice = self._refined(self._arranged(self.front.choices[point]), max(limit_s, self.front.first[point]))
+            if self._can_be(choice) and (seconds := self._time(choice)) <= limit_s:
+                return self._found(choice, seconds, self._least_cost(limit_s))
         raise ValueError(f"no choice was found to take {limit_s:g} s at most, in {tries} tries")
 
-    def _found(self, choice: Choice, seconds: float) -> Found:
-        said_s = float(self.each_s[choice].sum())
-        bound = None
-        if self.cost.gram is None:
-            bound = min(self.cost.of(choice), self.front.least_second(seconds / (1 - self.fastest_error)))
-        return Found(tuple(self.modes[m] for m in choice), seconds, said_s, self.cost.of(choice), bound)
+    def fastest(self, limit: float, tries: int = 12) -> Found:
+        """The fastest schedule found that costs `limit` at most, timed.
+
+        Raises ValueError if none was found."""
+        best: Found | None = None
+        within = [n for n, choice in enumerate(self.front.choices) if self.cost.of(choice) <= limit * (1 + 1e-9)]
+        for point in within[:tries]:
+            choice = self._quickened(self._arranged(self.front.choices[point]), limit)
+            if self._can_be(choice) and (best is None or self.each_s[choice].sum() < best.seconds):
+                found = self._found(choice, self._time(choice), None)
+                best = found if best is None or found.seconds < best.seconds else best
+        if best is None:
+            raise ValueError(f"no choice was found to cost {limit:g} at most")
+        return best
+
+    def _window(self) -> tuple[float, float]:
+        """Of what layers may say of a schedule, as shares of what it may take: surely fast enough, perhaps so."""
+        slower = max([0.0, *self.errors])
+        return 1 / (1 + slower) if self.front.first[0] else 1.0, 1 / (1 - self.fastest_error)
+
+    def _least_cost(self, limit_s: float) -> float | None:
+        if self.cost.gram is not None:
+            return None
+        return self.front.least_second(limit_s / (1 - self.fastest_error))
+
+    def _found(self, choice: Choice, seconds: float, bound: float | None) -> Found:
+        modes = tuple(self.modes[m] for m in choice)
+        return Found(modes, seconds, float(self.each_s[choice].sum()), self.cost.of(choice), bound)
+
+    def _arranged(self, choice: Choice) -> Choice:
+        """Where layers cost the same, modes are spread evenly over them: what is heavy then lies beside what is not."""
+        if self.cost.gram is not None or not (self.cost.alone == self.cost.alone[0]).all():
+            return choice
+        counts = np.bincount(choice, minlength=len(self.modes))
+        places = [((n + 0.5) / count, mode) for mode, count in enumerate(counts) for n in range(count)]
+        return np.array([mode for _, mode in sorted(places)])
 
     def _time(self, choice: Choice) -> float:
         seconds, said = self.timed(self.schedule(choice)), float(self.each_s[choice].sum())
@@ -161,6 +186,18 @@ class LayerSearch:
             if self.each_s[other].sum() <= limit_s and (found := self.cost.of(other)) < cost * (1 - 1e-9):
                 best, cost = other, found
         return None if best is None else (best, cost)
+
+    def _quickened(self, choice: Choice, limit: float) -> Choice:
+        """The choice after exchanging modes as long as that is said to be faster, and costs no more than `limit`."""
+        if self.cost.gram is None:
+            return choice
+        while True:
+            faster = sorted(self._neighbours(choice), key=lambda other: float(self.each_s[other].sum()))
+            now = self.each_s[choice].sum() * (1 - 1e-9)
+            quicker = (other for other in faster if self.each_s[other].sum() < now and self.cost.of(other) <= limit)
+            if (other := next(quicker, None)) is None:
+                return choice
+            choice = other
 
     def _neighbours(self, choice: Choice) -> list[Choice]:
         found = []
