@@ -94,3 +94,20 @@ def test_the_commands_and_the_example_of_the_page_on_weights_work(tmp_path: Path
         assert done.returncode == 0, done.stderr
     assert "[2, 4, 1, 8, 8]" in done.stdout
     assert (tmp_path / "digits.png").stat().st_size > 0
+
+
+def test_the_commands_of_the_page_on_sweeps_work_in_their_order(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    lines = [line.split("  #")[0].strip() for line in page.splitlines() if line.startswith("python -m")]
+    assert len(lines) == 10
+    for line in lines:
+        done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (tmp_path / "slowest.csv").read_text().count("\n") == 4
+    assert f"```yaml\n{_without_comment(ROOT / 'examples' / 'sweep.yaml')}```" in page
+
+
+def _without_comment(path: Path) -> str:
+    return "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#"))
