@@ -24,11 +24,13 @@ from sim.engine import simulate
 from sim.engines import told
 from sim.load import load_schedule
 from sim.memory import memory
-from sim.point import Sources, build, value_problem
+from sim.point import Sources, build
 from sim.report import sent_bytes
 from sim.routing import Routing
+from sim.settings import value_problem
+from sim.sweep import Sweep
 from sim.sweep_facts import FactBook
-from sim.sweep_file import Sweep, read_sweep
+from sim.sweep_file import read_sweep
 from sim.sweep_points import Points, row_keys
 from sim.sweep_rows import rows_of
 from sim.sweep_run import Workers, run_sweep
