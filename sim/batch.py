@@ -26,7 +26,6 @@ class Batch:
 
     All ranks of a configuration do the same where they cost the same: then one stands for all of them (`ranks` is 1).
     sort_of [op]: row of launch, kernels, burst and slow_compute [sort, config].  wake, latency, slow_transfer [config].
-    defers [config]: whether a collective waits for the kernel that runs.
     teams [op]: ranks that meet in a collective; halves: ranks that meet at each solver step."""
 
     schedule: Schedule
@@ -37,7 +36,6 @@ class Batch:
     kernels: Array
     burst: Array
     slow_compute: Array
-    defers: npt.NDArray[np.bool_]
     wake: Array
     latency: Array
     slow_transfer: Array
@@ -76,7 +74,6 @@ def batch(costs: Costs, configs: Sequence[Config], seconds: Array, ranks: int) -
         np.ascontiguousarray(kernels),
         whole(costs.bursts(configs).T),
         1.0 + np.array([[each.of_compute(op.kind) for each in factors] for op in ops]),
-        np.array([not host.priority for host in hosts]),
         whole(np.array([host.wake_s for host in hosts])),
         whole(np.array([link.latency_s if isinstance(link, Link) else 0.0 for link in links])),
         1.0 + np.array([each.communication for each in factors]),

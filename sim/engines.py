@@ -18,7 +18,7 @@ from sim.batch import Batch
 from sim.cluster import Cluster
 from sim.cost import durations_s, sorts, varies
 from sim.engine import TICKS_PER_S, simulate
-from sim.evaluate import LANES, LOCKSTEP, RECURRENCE, SIMULATION, fastest_engine
+from sim.evaluate import LANES, LOCKSTEP, RECURRENCE, SIMULATION, engine_of
 from sim.lockstep import Lockstep
 from sim.machines import Machines, costs_of
 from sim.maxplus import Recurrence
@@ -109,7 +109,7 @@ def _check_ranks(workload: Workload, cluster: Cluster) -> None:
 
 def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes:
     """Of configurations that all have interference, or none of which has any."""
-    engine, _ = fastest_engine(case.schedule, workload, machines.first)
+    engine, _ = engine_of(case.schedule, workload, machines.first)
     if engine == SIMULATION:
         return simulated(case)
     try:
@@ -131,7 +131,7 @@ def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Co
     for begin in range(0, case.size, room):
         some = slice(begin, begin + room)
         lanes = lanes_of(batch, some)
-        walk = Lockstep(lanes, program) if engine == LOCKSTEP else Recurrence(lanes, program)
+        walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
         found.makespan_s[some] = walk.makespans() / TICKS_PER_S
     found.engine[:] = engine
     found.computing_alone_s[:], found.communicating_alone_s[:] = _alone_s(batch)
@@ -170,7 +170,7 @@ def _course(schedule: Schedule) -> _Course:
 
 def lanes_of(batch: Batch, some: slice) -> Batch:
     """Some configurations of a batch."""
-    names = ("ticks", "launch", "kernels", "burst", "slow_compute", "defers", "wake", "latency", "slow_transfer")
+    names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
     cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(batch, name)[..., some]) for name in names}
     return replace(batch, **cut)
 

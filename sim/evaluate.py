@@ -123,7 +123,7 @@ class Evaluator:
         members: dict[_Mode, list[int]] = {}
         for n, config in enumerate(configs):
             work, host, mesh = config.workload, config.cluster.host, config.workload.mesh_of(self.schedule)
-            engine, why = fastest_engine(self.schedule, work, config.cluster)
+            engine, why = engine_of(self.schedule, work, config.cluster)
             defers = engine == RECURRENCE and not host.priority  # the others have no order of their own for it
             mode = _Mode(engine, why, host.synchronous, defers, mesh.ranks, mesh, varies(work))
             members.setdefault(mode, []).append(n)
@@ -157,7 +157,8 @@ class Evaluator:
     ) -> Recurrence | Lockstep:
         together = batch(self.costs, configs, seconds, mode.told_apart)
         if mode.engine == LOCKSTEP:
-            return Lockstep(together, self._program(mode.synchronous, "collectives"))
+            defers = np.array([not config.cluster.host.priority for config in configs])
+            return Lockstep(together, self._program(mode.synchronous, "collectives"), defers)
         program = self._program(mode.synchronous, "compute" if mode.defers else "listed")
         return Recurrence(together, program, keep)
 
@@ -186,8 +187,9 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
     return fitted[id(workload)]
 
 
-def fastest_engine(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
-    """Which of ENGINES, as long as ranks are alike, and why not a faster one."""
+def engine_of(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
+    """Which of ENGINES evaluates this configuration as long as its ranks are alike, and why not a faster one ("": none
+    is).  Where ranks differ, LOCKSTEP cannot (`Evaluator.engine_of`)."""
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"
     if len(schedule.streams) > 2 and (cluster.interference.any or not cluster.host.priority):

@@ -26,14 +26,16 @@ _ALL = slice(None)
 
 
 class Lockstep:
-    """All configurations of a batch, op by op.  Arrays are [config], in ticks; `now` is until when all is known."""
+    """All configurations of a batch, op by op.  Arrays are [config], in ticks; `now` is until when all is known.
 
-    def __init__(self, batch: Batch, program: Program) -> None:
+    defers: whether a collective waits for the kernel that runs, in all of them or [config]."""
+
+    def __init__(self, batch: Batch, program: Program, defers: bool | Mask) -> None:
         assert batch.ranks == 1, "ranks are alike"
         self.batch, self.program = batch, program
         self.host, self.wire = Hosts(program, batch), _Wire(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
-        self.kernel = batch.defers * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
+        self.kernel = np.asarray(defers) * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
         self.now = np.zeros(batch.size)
         self.holding = {i for i, blocks in enumerate(program.blocks) if blocks and program.streams[i] >= 0}
         self.wire.ends = np.zeros((len(self.wire.number) if self.holding else 0, batch.size))

@@ -111,3 +111,15 @@ def test_the_commands_of_the_page_on_sweeps_work_in_their_order(tmp_path: Path) 
 
 def _without_comment(path: Path) -> str:
     return "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#"))
+
+
+def test_the_commands_of_the_page_on_quality_work_in_their_order(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "quality.md").read_text()
+    commands = page.split("```")[1].strip().splitlines()
+    assert [command.split()[3] for command in commands] == ["quality", "emulate", "sync", "similarity"]
+    for command in commands:
+        done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True,
+                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    for name in ("emulated.json", "emulated.png", "similarity.png"):
+        assert (tmp_path / name).stat().st_size > 0
