@@ -94,3 +94,10 @@ def test_the_commands_and_the_example_of_the_page_on_weights_work(tmp_path: Path
         assert done.returncode == 0, done.stderr
     assert "[2, 4, 1, 8, 8]" in done.stdout
     assert (tmp_path / "digits.png").stat().st_size > 0
+
+
+def test_the_page_on_sweeps_shows_the_example() -> None:
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    example = (ROOT / "examples" / "sweep.yaml").read_text().splitlines(keepends=True)
+    assert f"```yaml
+{''.join(line for line in example if not line.startswith('#'))}```" in page
