@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test bench readme clean
+.PHONY: demo test browser notebooks bench readme clean
 
 demo: $(VENV)/installed
 	$(RUN) -m calibration demo
 
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+# Looks at the HTML pages in a real browser; says so and skips where there is none.
+browser: $(VENV)/installed
+	$(RUN) -m pytest -m browser -rs
+
+# Executes all notebooks, and keeps their outputs; the quick ones are also executed by `make test`.
+notebooks: $(VENV)/installed
+	for book in notebooks/*.py; do $(RUN) -m jupytext --quiet --to ipynb --execute $$book || exit 1; done
 
 bench: $(VENV)/installed
 	for script in benchmarks/*.py; do $(RUN) $$script || exit 1; done

@@ -1,51 +1,55 @@
-"""How well microbenchmarks predict whole runs, and whether interweaved hides what it can: 2 ranks, real compute.
+"""Whether interweaved hides what it can: makespans against the longer of compute and communication, each timed alone.
 
     python benchmarks/prediction.py
 
-The demo's workload at three link rates, in five rounds of measuring, predicting and running; no run is used for a fit.
-Writes samples, clusters and results to calibration/data/cpu-2-ranks (`make readme` puts them into the README), and to
-benchmarks/results/overlap.json makespans against the longer of compute and communication, each timed alone."""
+Two ranks with real compute, three link rates.  Writes benchmarks/results/overlap.json.  (How well whole runs are
+predicted: `python -m calibration compare calibration/plans/cpu-2-ranks.yaml`.)"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 
-from calibration.cells import record_routing, speed_up
-from calibration.demo import Plan, demo
 from calibration.measure import time_alone
 from calibration.samples import machine
 from realrun.ranks import Ranks
+from realrun.run import Settings, run
+from sim.load import load_schedule
+from sim.workload import MODELS, Workload
 
 ROOT = Path(__file__).parent.parent
-PLAN = Plan(steps=20, rates=(15e6, 30e6, 80e6), rounds=5)
+WORKLOAD = Workload(MODELS["tiny"], ranks=2, images=4, wire="float32")
+RATES, STEPS, ROUNDS = (15e6, 30e6, 80e6), 20, 5
 
 
-def overlap(console: Console, cells: list) -> list[dict[str, object]]:  # type: ignore[type-arg]
-    rows = []
-    with Ranks(PLAN.workload.ranks, PLAN.timeout_s) as ranks:
-        for cell in (c for c in cells if c.schedule.name == "interweaved"):
-            settings = replace(PLAN.settings, link_bytes_per_s=cell.link_bytes_per_s)
-            routed = replace(PLAN.workload, routing=record_routing(ranks, PLAN.workload, settings, cell.schedule))
-            compute_s, communication_s = time_alone(ranks, cell.schedule, routed, settings)
-            row = {
-                "schedule": cell.schedule.name, "link_bytes_per_s": cell.link_bytes_per_s, "compute_alone_s": compute_s,
-                "communication_alone_s": communication_s, "makespan_s": cell.measured_s,
-                "over_bound": cell.measured_s / max(compute_s, communication_s),
-                "speed_up_over_sync": speed_up(cells, cell)[1],
-            }  # fmt: skip
-            rows.append(row)
-            console.print({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
-    return rows
+def overlap(ranks: Ranks, rate: float) -> dict[str, object]:
+    """Medians of ROUNDS runs of sync and interweaved, and of the two bounds, at one rate."""
+    settings = Settings(link_bytes_per_s=rate)
+    sync, interweaved = (load_schedule(name, STEPS, WORKLOAD.model.layers) for name in ("sync", "interweaved"))
+    routed = replace(WORKLOAD, routing=run(interweaved, WORKLOAD, ranks, Settings()).routing)
+    rounds = []
+    for _ in range(ROUNDS):
+        alone = time_alone(ranks, interweaved, routed, settings)
+        made = [run(schedule, WORKLOAD, ranks, settings).trace.makespan_s for schedule in (sync, interweaved)]
+        rounds.append((*alone, *made))
+    return {
+        "schedule": "interweaved", "link_bytes_per_s": rate, "rounds": ROUNDS,
+        "compute_alone_s": median(c for c, *_ in rounds), "communication_alone_s": median(t for _, t, *_ in rounds),
+        "makespan_s": median(m for *_, m in rounds), "over_bound": median(m / max(c, t) for c, t, _, m in rounds),
+        "speed_up_over_sync": median(s / m for *_, s, m in rounds),
+    }  # fmt: skip
 
 
 def main() -> None:
-    console = Console()
-    cells = demo(PLAN, ROOT / "calibration" / "data" / "cpu-2-ranks", console)
-    rows = overlap(console, cells)
+    console, rows = Console(), []
+    with Ranks(WORKLOAD.ranks) as ranks:
+        for rate in RATES:
+            rows.append(overlap(ranks, rate))
+            console.print({key: round(v, 3) if isinstance(v, float) else v for key, v in rows[-1].items()})
     target = ROOT / "benchmarks" / "results" / "overlap.json"
     target.write_text(json.dumps({"meta": machine(), "rows": rows}, indent=1) + "\n")
 

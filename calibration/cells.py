@@ -1,37 +1,36 @@
-"""Cells: a schedule at a link rate, predicted and then really run; the unit in which predictions are judged.
+"""Cells: a schedule at a link rate, predicted and really run; the unit in which predictions are judged.
 
-A machine that others share drifts, so a cell is judged in rounds: measure, predict, run, and again.  Within a round the
-prediction is made from the microbenchmarks just taken, before the runs that it is held against; no run is ever fitted
-to.  Ratios are taken within a round, and their median over the rounds is the result."""
+A machine that others share drifts, so a cell is judged in rounds of measuring, running and predicting (a plan,
+calibration/plan.py).  Ratios are taken within a round, and their median over the rounds is the result.  The file knows
+what is read off predictions and runs; it refuses to know how either is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 
 import numpy as np
 
-from realrun.ranks import Ranks
-from realrun.run import Settings, run
-from sim.cluster import Cluster
-from sim.engine import simulate
-from sim.routing import Routing
+from calibration.compare import Row, compare
+from calibration.lines import Array
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.workload import Workload
 
-SEEDS = range(15)  # noise of a prediction, of which the median is taken
-Key = tuple[str, float]  # schedule, link rate in bytes a second
+SHARE = 0.9  # of the makespans that an interval is meant to hold
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """predicted, measured: a simulation and a real run for each round."""
+    """predicted, measured: a simulation and a real run for each round; draws: [round][draw] makespans as likely as
+    the predicted ones.  text: the schedule with its settings, as the plan names it."""
 
+    text: str
     link_bytes_per_s: float
     predicted: Sequence[Trace]
     measured: Sequence[Trace]
+    draws: Sequence[Array]
 
     @property
     def schedule(self) -> Schedule:
@@ -64,11 +63,31 @@ class Cell:
         makespans = [trace.makespan_s for trace in self.measured]
         return min(makespans), max(makespans)
 
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Where the median of the runs should lie, 9 times in 10."""
+        low, high = np.quantile(np.median(np.array(self.draws), axis=0), [(1 - SHARE) / 2, (1 + SHARE) / 2])
+        return float(low), float(high)
+
+    @property
+    def runs_inside(self) -> float:
+        """Share of the runs that lie in the interval of their own round's prediction."""
+        inside = []
+        for draws, trace in zip(self.draws, self.measured, strict=True):
+            low, high = np.quantile(draws, [(1 - SHARE) / 2, (1 + SHARE) / 2])
+            inside.append(low <= trace.makespan_s <= high)
+        return float(np.mean(inside))
+
     def median_round(self) -> tuple[Trace, Trace]:
         """Prediction and run of the round whose ratio is the median (of an even number, the lower)."""
         order = np.argsort(self.ratios, kind="stable")
         middle = int(order[(len(order) - 1) // 2])
         return self.predicted[middle], self.measured[middle]
+
+    def rows(self) -> Iterator[Row]:
+        """Everything that can be compared, of every round."""
+        for predicted, measured in zip(self.predicted, self.measured, strict=True):
+            yield from compare(predicted, measured)
 
     def same_staleness(self) -> bool:
         """Whether every run's tags said what the schedule says, for every step, layer and slot."""
@@ -78,7 +97,7 @@ class Cell:
 
 def speed_up(cells: Sequence[Cell], cell: Cell, baseline: str = "sync") -> tuple[float, float]:
     """(predicted, measured) speed-up of a cell over `baseline` at the same link rate: the median over the rounds."""
-    (base,) = (c for c in cells if c.schedule.name == baseline and c.link_bytes_per_s == cell.link_bytes_per_s)
+    (base,) = (c for c in cells if c.text == baseline and c.link_bytes_per_s == cell.link_bytes_per_s)
     predicted, measured = (
         median(b.makespan_s / c.makespan_s for b, c in zip(*pair, strict=True))
         for pair in [(base.predicted, cell.predicted), (base.measured, cell.measured)]
@@ -86,46 +105,32 @@ def speed_up(cells: Sequence[Cell], cell: Cell, baseline: str = "sync") -> tuple
     return predicted, measured
 
 
-def record_routing(ranks: Ranks, workload: Workload, settings: Settings, schedule: Schedule) -> Routing:
-    """Token counts of one run of `schedule` over an unthrottled link: what the router does, whatever the link."""
-    return run(schedule, workload, ranks, replace(settings, link_bytes_per_s=None)).routing
+@dataclass(frozen=True)
+class Order:
+    """The schedules at one link rate, from fastest to slowest.
+
+    told: of the pairs whose measured medians differ by more than both spread, the share whose order was predicted."""
+
+    link_bytes_per_s: float
+    predicted: tuple[str, ...]
+    measured: tuple[str, ...]
+    told: float
+    pairs: int
 
 
-def predict(schedules: Sequence[Schedule], workload: Workload, clusters: Mapping[float, Cluster]) -> dict[Key, Trace]:
-    """(schedule, link rate) -> the simulation whose makespan is the median over SEEDS."""
-    return {
-        (schedule.name, rate): _median([simulate(schedule, workload, cluster, seed) for seed in SEEDS])
-        for rate, cluster in clusters.items()
-        for schedule in schedules
-    }
-
-
-def run_all(
-    ranks: Ranks,
-    schedules: Sequence[Schedule],
-    workload: Workload,
-    settings: Settings,
-    keys: Sequence[Key],
-    seed: int,
-    progress: Callable[[str], None] = lambda _: None,
-) -> dict[Key, Trace]:
-    """A real run for each of `keys`, in a random order."""
-    by_name = {schedule.name: schedule for schedule in schedules}
-    measured = {}
-    for i in np.random.default_rng(seed).permutation(len(keys)):
-        name, rate = key = keys[i]
-        progress(f"{name} for real")
-        measured[key] = run(by_name[name], workload, ranks, replace(settings, link_bytes_per_s=rate)).trace
-    return measured
-
-
-def join(rounds: Sequence[tuple[Mapping[Key, Trace], Mapping[Key, Trace]]]) -> list[Cell]:
-    """Cells from the (predicted, measured) traces of every round."""
-    return [
-        Cell(key[1], [predicted[key] for predicted, _ in rounds], [measured[key] for _, measured in rounds])
-        for key in rounds[0][0]
-    ]
-
-
-def _median(traces: Sequence[Trace]) -> Trace:
-    return sorted(traces, key=lambda trace: trace.makespan_s)[len(traces) // 2]
+def orders(cells: Sequence[Cell]) -> list[Order]:
+    """For every link rate: predicted and measured order, and how many orders of pairs were predicted rightly."""
+    found = []
+    for rate in dict.fromkeys(cell.link_bytes_per_s for cell in cells):
+        mine = [cell for cell in cells if cell.link_bytes_per_s == rate]
+        predicted, measured = (
+            tuple(cell.text for cell in sorted(mine, key=key))
+            for key in (lambda c: c.predicted_s, lambda c: c.measured_s)
+        )
+        right = [
+            (a.predicted_s < b.predicted_s) == (a.measured_s < b.measured_s)
+            for a, b in combinations(mine, 2)
+            if a.spread_s[1] < b.spread_s[0] or b.spread_s[1] < a.spread_s[0]
+        ]
+        found.append(Order(rate, predicted, measured, float(np.mean(right)) if right else 1.0, len(right)))
+    return found

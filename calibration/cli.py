@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from calibration.cli_plans import register
 from sim.terminal import run_app
 
 app = typer.Typer(
@@ -29,28 +30,10 @@ def _commands() -> None:
 @app.command()
 def demo(out: _Out = Path("out/demo")) -> None:
     """Measures this machine, predicts, really runs, and shows how far the prediction was off."""
-    from calibration.demo import Plan
+    from calibration.demo import PLAN
     from calibration.demo import demo as run_demo
 
-    run_demo(Plan(), out, Console())
-
-
-@app.command()
-def compare(
-    predicted: Annotated[Path, typer.Argument(help="A trace that was saved.")],
-    measured: Annotated[Path, typer.Argument(help="Another one of the same schedule, to hold it against.")],
-) -> None:
-    """How far one trace is from another of the same schedule: the run, each step, each layer, each kind of op."""
-    from rich.table import Table
-
-    from calibration.compare import compare as compare_traces
-    from sim.trace import Trace
-
-    table = Table("level", "which", "predicted / ms", "measured / ms", "error")
-    for row in compare_traces(Trace.load(predicted), Trace.load(measured)):
-        seconds = (f"{1e3 * s:.3f}" for s in (row.predicted_s, row.measured_s))
-        table.add_row(row.level, row.key, *seconds, f"{row.error:+.1%}")
-    Console().print(table)
+    run_demo(PLAN, out, Console())
 
 
 @app.command()
@@ -74,6 +57,9 @@ def reproduction(
     from calibration.reproduction.write import write
 
     write(out, Console(stderr=True))
+
+
+register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ Array = npt.NDArray[np.float64]
 class Row:
     """One comparison: seconds predicted and measured, of one thing at one level."""
 
-    level: str  # "run", "step", "layer", "kind"
+    level: str  # "run", "step", "layer", "op" or "collective"
     key: str
     predicted_s: float
     measured_s: float
@@ -32,11 +32,11 @@ class Row:
 
 
 def compare(predicted: Trace, measured: Trace) -> list[Row]:
-    """Rows for the whole run, every step, every layer and every kind of op.
+    """Rows for the whole run, every step, every layer and every kind of op or collective.
 
     run: makespan.  step: from one solver step to the next.  layer: from the residual add of the layer before to its
-    own, waits included, mean over steps and ranks.  kind: seconds of all its ops on a rank; collectives from when the
-    last rank reached them.  Raises ValueError if the traces are not of the same schedule and ranks."""
+    own, waits included, mean over steps and ranks.  op, collective: seconds of all of a kind on a rank, collectives
+    from when the last rank reached them.  Raises ValueError if the traces are not of the same schedule and ranks."""
     if str(predicted.schedule) != str(measured.schedule) or predicted.ranks != measured.ranks:
         raise ValueError(
             f"cannot compare {predicted.schedule.header} on {predicted.ranks} ranks "
@@ -44,9 +44,13 @@ def compare(predicted: Trace, measured: Trace) -> list[Row]:
         )
     pairs: list[tuple[str, dict[str, float], dict[str, float]]] = [
         (level, seconds(predicted), seconds(measured))
-        for level, seconds in [("run", _run_s), ("step", _step_s), ("layer", _layer_s), ("kind", _kind_s)]
+        for level, seconds in [("run", _run_s), ("step", _step_s), ("layer", _layer_s), ("", _kind_s)]
     ]
-    return [Row(level, key, p[key], m[key]) for level, p, m in pairs for key in p]
+    return [Row(level or _level_of(key), key, p[key], m[key]) for level, p, m in pairs for key in p]
+
+
+def _level_of(kind: str) -> str:
+    return "collective" if kind in COLLECTIVES else "op"
 
 
 def _run_s(trace: Trace) -> dict[str, float]:
@@ -74,9 +78,3 @@ def _kind_s(trace: Trace) -> dict[str, float]:
     spans = trace.end_s - trace.start_s
     kinds = np.array([op.kind for op in trace.schedule.ops])
     return {str(kind): float(spans[:, kinds == kind].sum() / trace.ranks) for kind in dict.fromkeys(kinds)}
-
-
-def kind_error(rows: list[Row], collectives: bool) -> float:
-    """Error of all compute ops together, or of all collectives together."""
-    mine = [row for row in rows if row.level == "kind" and (row.key in COLLECTIVES) == collectives]
-    return sum(row.predicted_s for row in mine) / sum(row.measured_s for row in mine) - 1

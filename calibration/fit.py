@@ -1,9 +1,8 @@
 """Samples in, Cluster out, with the uncertainty of every number.
 
-Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s, and so is a transfer, latency_s +
-bytes / bytes_per_s less the burst of a link that has rested; both by least squares on relative residuals with a robust
-loss (soft L1, scipy), so that an outlier pulls but does not decide.  Standard errors are bootstrapped: those of a
-robust fit's Jacobian are wrong.  A factor of interference is the median of loaded over fitted alone."""
+Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s (calibration/lines.py), and so is
+a transfer (calibration/fit_links.py).  A factor of interference is the median of what loaded samples took longer than
+the line, over the share of the time in which they were loaded; jitter is the scatter around the line, by kind."""
 
 from __future__ import annotations
 
@@ -11,31 +10,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
-from scipy.optimize import least_squares
 from scipy.stats import trim_mean
 
+from calibration.fit_links import LinkFit, fit_link
+from calibration.lines import RESAMPLES, Array, Line, fit_line
 from calibration.samples import Sample
-from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
-from sim.schedule import COLLECTIVES
+from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Rate
+from sim.network import Network
 from sim.units import readable
 
-Array = npt.NDArray[np.float64]
 NO_SLOPE = 1e18  # FLOP/s of a kind whose time does not grow with its FLOPs in the samples
+_LOADED = 0.3  # share of the time from which on a load tells something
 
 
-@dataclass(frozen=True)
-class Line:
-    """seconds = features @ coefficients, all coefficients at least 0."""
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A Cluster, and what else the samples allow: `draws` [resample, name] of its numbers, bootstrapped.
 
-    coefficients: Array
-    errors: Array  # standard errors, bootstrapped
-    scatter: float  # standard deviation of log(seconds / fitted)
+    lines, link: what was fitted, for pages.  warnings: what the data cannot identify."""
 
-    def at(self, features: Array) -> Array:
-        """Seconds of features [sample, coefficient]."""
-        seconds: Array = features @ self.coefficients
-        return seconds
+    cluster: Cluster
+    names: tuple[str, ...]  # dotted keys of numbers of the cluster: "compute.A.fixed_s"
+    draws: Array
+    lines: Mapping[str, Line]
+    link: LinkFit
+    warnings: tuple[str, ...]
+
+    def drawn(self, resample: int) -> Cluster:
+        """The cluster of one resample: as likely as the fitted one, as far as the samples tell."""
+        rates = {kind: _rate(line.draws[resample]) for kind, line in self.lines.items()}
+        link = self.link.link(self.link.line.draws[resample], self.cluster.ranks)
+        return replace(self.cluster, compute=rates, link=link)
+
+    def interval(self, name: str, share: float = 0.9) -> tuple[float, float]:
+        """Confidence interval of one number."""
+        low, high = np.quantile(self.draws[:, self.names.index(name)], [(1 - share) / 2, (1 + share) / 2])
+        return float(low), float(high)
+
+    def correlations(self) -> Array:
+        """[name, name]; 0 where a number does not vary."""
+        spread = self.draws.std(axis=0)
+        away = np.divide(self.draws - self.draws.mean(axis=0), spread, out=np.zeros_like(self.draws), where=spread > 0)
+        return np.asarray(away.T @ away / len(away))
 
 
 def fit(
@@ -44,106 +60,74 @@ def fit(
     """The Cluster that the samples describe, with links of the given rate; `errors` holds standard errors.
 
     Raises ValueError that says which measurement is missing."""
+    return fitted(samples, ranks, link_bytes_per_s, meta, seed).cluster
+
+
+def fitted(
+    samples: Sequence[Sample],
+    ranks: int,
+    link_bytes_per_s: float,
+    meta: Mapping[str, str],
+    seed: int = 0,
+    host_ranks: int = 0,
+    resamples: int = RESAMPLES,
+) -> Fit:
+    """The same with its uncertainty.  host_ranks: how many ranks share a card; 0: each pair has a link of its own."""
     rng = np.random.default_rng(seed)
-    lines = {kind: _op_line(samples, kind, rng) for kind in COMPUTE_KINDS}
-    link = _link_line(samples, link_bytes_per_s, rng)
+    lines = {kind: _op_line(samples, kind, rng, resamples) for kind in COMPUTE_KINDS}
+    link = fit_link(samples, link_bytes_per_s, host_ranks, rng)
     slow = {kind: _slow_down(samples, kind, line, link_bytes_per_s) for kind, line in lines.items()}
-    slow_transfer = _slow_transfer(samples, link, link_bytes_per_s)
     gaps = {subject: _gap(samples, subject) for subject in ("launch", "collective", "wake")}
-    rates = {kind: Rate(float(line.coefficients[0]), _inverse(line.coefficients[1])) for kind, line in lines.items()}
-    latency_s, counts_s, s_per_byte, burst_s = link.coefficients.tolist()
-    return Cluster(
-        name=f"{meta['processor']}, {ranks} ranks, {readable('_bytes_per_s', link_bytes_per_s)} a pair",
+    draws = _draws(lines, link, ranks)
+    cluster = Cluster(
+        name=f"{meta['processor']}, {ranks} ranks, {readable('_bytes_per_s', link_bytes_per_s)} a {_owner(host_ranks)}",
         ranks=ranks,
-        compute=rates,
-        link=Link(latency_s, 1 / s_per_byte, "pair", counts_s, burst_s / s_per_byte, buffered=True),
+        compute={kind: _rate(line.coefficients) for kind, line in lines.items()},
+        link=link.link(link.line.coefficients, ranks),
         host=Host(gaps["launch"], gaps["collective"], gaps["wake"], synchronous=True),
-        interference=Interference(slow, slow_transfer),
-        jitter={**{k: line.scatter for k, line in lines.items()}, **dict.fromkeys(COLLECTIVES, link.scatter)},
-        errors=_errors(lines, link),
+        interference=Interference(slow, link.slow_down(samples)),
+        jitter={**{kind: line.scatter for kind, line in lines.items()}, **link.jitter},
+        errors={name: float(values.std()) for name, values in draws.items()},
         source="; ".join(f"{key} {value}" for key, value in meta.items()),
     )
+    return Fit(cluster, tuple(draws), np.array([*draws.values()]).T, lines, link, tuple(_warnings(lines, link)))
 
 
-def fit_line(features: Array, seconds: Array, rng: np.random.Generator, resamples: int = 40) -> Line:
-    """Robust line through seconds [sample] over features [sample, coefficient]."""
-    best = _robust(features, seconds)
-    picks = rng.integers(len(seconds), size=(resamples, len(seconds)))
-    drawn = np.array([_robust(features[pick], seconds[pick]) for pick in picks])
-    return Line(best, drawn.std(axis=0), _scatter(features @ best, seconds))
+def _owner(host_ranks: int) -> str:
+    return f"host of {host_ranks}" if host_ranks else "pair"
 
 
-def _robust(features: Array, seconds: Array) -> Array:
-    """Coefficients >= 0 that minimise a soft-L1 loss of relative residuals; quadratic below 5 %."""
-    largest = np.abs(features).max(axis=0)
-    scale = np.divide(np.median(seconds), largest, out=np.zeros_like(largest), where=largest > 0)  # 0: no such feature
-    scaled: Array = features * scale / seconds[:, None]
-    start = np.full(features.shape[1], 1.0 / features.shape[1])
-
-    def residuals(x: Array) -> Array:
-        relative: Array = scaled @ x - 1
-        return relative
-
-    def jacobian(_: Array) -> Array:
-        return scaled
-
-    found = least_squares(residuals, start, jac=jacobian, bounds=(0, np.inf), loss="soft_l1", f_scale=0.05)
-    coefficients: Array = found.x * scale
-    return coefficients
-
-
-def _op_line(samples: Sequence[Sample], kind: str, rng: np.random.Generator) -> Line:
-    mine = [s for s in samples if s.what == "op" and s.subject == kind and not s.loaded]
+def _op_line(samples: Sequence[Sample], kind: str, rng: np.random.Generator, resamples: int) -> Line:
+    mine = [s for s in samples if s.what == "op" and s.subject == kind and s.alone]
     if not mine:
         raise ValueError(f"the samples hold no {kind} alone")
-    flops, seconds = np.array([s.size for s in mine]), np.array([s.seconds for s in mine])
-    if np.ptp(flops) < 0.1 * flops.max():  # one size: its time is all that is known
-        flops = np.zeros_like(flops)
-    return fit_line(np.stack([np.ones_like(flops), flops], axis=1), seconds, rng)
+    features = op_features(mine)
+    if np.ptp(features[:, 1]) < 0.1 * features[:, 1].max():  # one size: its time is all that is known
+        features[:, 1] = 0.0
+    return fit_line(features, np.array([s.seconds for s in mine]), rng, resamples)
 
 
-def _link_line(samples: Sequence[Sample], rate: float, rng: np.random.Generator) -> Line:
-    features, seconds = _transfers(samples, rate, loaded=False)
-    if not len(seconds):
-        raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
-    line = fit_line(features, seconds, rng)
-    # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.
-    rested = np.array([not s.queued for s in samples if _is_transfer(s, rate, loaded=False)])
-    return replace(line, scatter=_scatter(features[rested] @ line.coefficients, seconds[rested]))
+def op_features(samples: Sequence[Sample]) -> Array:
+    """[sample, (1, FLOPs)]"""
+    return np.array([[1.0, s.size] for s in samples])
 
 
-def _scatter(fitted: Array, seconds: Array) -> float:
-    """Standard deviation of the logarithm, of all samples: a slow op holds other ranks up, outlier or not."""
-    return float(np.log(seconds / fitted).std())
+def _rate(coefficients: Array) -> Rate:
+    return Rate(max(0.0, float(coefficients[0])), _inverse(coefficients[1]))
 
 
-def _is_transfer(sample: Sample, rate: float, loaded: bool) -> bool:
-    return sample.what == "transfer" and sample.loaded == loaded and sample.link_bytes_per_s == rate
-
-
-def _transfers(samples: Sequence[Sample], rate: float, loaded: bool) -> tuple[Array, Array]:
-    """Features [sample, (1, is a dispatch, bytes, -1 where a burst passes)] and seconds [sample].
-
-    A rested link lets a burst of a combine pass; a dispatch's counts go first, and wake the link."""
-    mine = [s for s in samples if _is_transfer(s, rate, loaded)]
-    rows = [(1.0, d := s.subject == "dispatch", s.size, -float(not (d or s.queued))) for s in mine]
-    features = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    return features, np.array([s.seconds for s in mine])
+def _inverse(s_per_flop: float) -> float:
+    return 1 / float(s_per_flop) if s_per_flop > 1 / NO_SLOPE else NO_SLOPE
 
 
 def _slow_down(samples: Sequence[Sample], kind: str, line: Line, rate: float) -> float:
-    mine = [s for s in samples if s.what == "op" and s.subject == kind and s.loaded and s.link_bytes_per_s == rate]
+    mine = [
+        s for s in samples if s.what == "op" and s.subject == kind and s.load > _LOADED and s.link_bytes_per_s == rate
+    ]
     if not mine:
         raise ValueError(f"the samples hold no {kind} under load at {readable('_bytes_per_s', rate)}")
-    alone = line.at(np.array([[1.0, s.size] for s in mine]))
-    return max(0.0, float(np.median(np.array([s.seconds for s in mine]) / alone)) - 1)
-
-
-def _slow_transfer(samples: Sequence[Sample], link: Line, rate: float) -> float:
-    features, seconds = _transfers(samples, rate, loaded=True)
-    if not len(seconds):
-        raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', rate)}")
-    return max(0.0, float(np.median(seconds / link.at(features))) - 1)
+    longer = np.array([s.seconds for s in mine]) / line.at(op_features(mine)) - 1
+    return max(0.0, float(np.median(longer / np.array([s.load for s in mine]))))
 
 
 def _gap(samples: Sequence[Sample], subject: str) -> float:
@@ -154,18 +138,33 @@ def _gap(samples: Sequence[Sample], subject: str) -> float:
     return float(trim_mean(mine, 0.05))
 
 
-def _inverse(s_per_flop: float) -> float:
-    return 1 / float(s_per_flop) if s_per_flop > 1 / NO_SLOPE else NO_SLOPE
-
-
-def _errors(lines: Mapping[str, Line], link: Line) -> dict[str, float]:
-    """Standard errors by dotted key of the Cluster; of a rate by propagation from its inverse."""
-    errors: dict[str, float] = {}
+def _draws(lines: Mapping[str, Line], link: LinkFit, ranks: int) -> dict[str, Array]:
+    """Name -> [resample], of every number that was fitted by a line."""
+    found: dict[str, Array] = {}
     for kind, line in lines.items():
-        errors[f"compute.{kind}.fixed_s"] = float(line.errors[0])
-        if (rate := _inverse(line.coefficients[1])) < NO_SLOPE:
-            errors[f"compute.{kind}.flops_per_s"] = float(line.errors[1]) * rate**2
-    errors["link.latency_s"], errors["link.counts_s"] = link.errors[:2].tolist()
-    errors["link.burst_bytes"] = float(link.errors[3] / link.coefficients[2])
-    errors["link.bytes_per_s"] = float(link.errors[2] / link.coefficients[2] ** 2)
-    return errors
+        rates = [_rate(draw) for draw in line.draws]
+        found[f"compute.{kind}.fixed_s"] = np.array([rate.fixed_s for rate in rates])
+        if _inverse(line.coefficients[1]) < NO_SLOPE:
+            found[f"compute.{kind}.flops_per_s"] = np.array([rate.flops_per_s for rate in rates])
+    links = [link.link(draw, ranks) for draw in link.line.draws]
+    for key in ("latency_s", "counts_s", "bytes_per_s", "burst_bytes"):
+        if isinstance(links[0], Network):
+            cards = [each.resources["card"] for each in links if isinstance(each, Network)]
+            if hasattr(cards[0], key):
+                found[f"link.resources.card.{key}"] = np.array([getattr(card, key) for card in cards])
+        else:
+            found[f"link.{key}"] = np.array([getattr(each, key) for each in links])
+    return found
+
+
+def _warnings(lines: Mapping[str, Line], link: LinkFit) -> list[str]:
+    """What the data cannot identify, in words."""
+    told = []
+    for kind, line in lines.items():
+        if _inverse(line.coefficients[1]) == NO_SLOPE:
+            told.append(f"compute.{kind}.flops_per_s: one size was measured, or times do not grow with FLOPs")
+        elif not line.tellable:
+            told.append(f"compute.{kind}: fixed_s and flops_per_s are not told apart (condition {line.condition:.0f})")
+    if not link.line.tellable:
+        told.append(f"link: latency, counts, rate and burst are not told apart (condition {link.line.condition:.0f})")
+    return told

@@ -1,113 +1,175 @@
-"""Microbenchmarks on real ranks: compute ops, transfers, and each under continuous load of the other.
+"""Microbenchmarks on real ranks: compute ops, transfers, and each under a load of the other.
 
 Compute is timed by the runner itself over a transport that moves nothing (calibration/echo.py), at several batch
-sizes; transfers by the runner's transport alone, at several sizes; then both at once.  No schedule that a prediction
-is later compared with is run here.  The file knows what is measured in which order and what a sample is; what the
-ranks do for it is in calibration/on_ranks.py."""
+sizes; transfers by the runner's transport alone, at several sizes, even and uneven; then both at once.  No schedule
+that a prediction is later compared with is run here.  The file knows what a job of a plan measures and what a sample
+is; what the ranks do for it is in calibration/on_ranks.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.on_ranks import Spans, Transfers, compute_on_rank, replay_on_rank, transfer_on_rank
-from calibration.samples import Sample
+from calibration.on_ranks import Rows, Spans, Transfers, compute_on_rank, replay_on_rank, transfer_on_rank
+from calibration.plan import Job, Plan
+from calibration.samples import Sample, gpu_state, mark
+from realrun.backend import Pool, load_backend
 from realrun.execute import RankRun
-from realrun.ranks import Ranks
 from realrun.run import Settings, routing_of
 from sim.cost import op_flops
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import sync
-from sim.units import readable
 from sim.workload import Workload
 
-Tell = Callable[[str], None]
 SHARES = (0.25, 0.5, 1.0, 1.5)  # sizes of transfers, over the workload's own
+SPREAD = 0.5  # of the logarithm of rows between two ranks, in uneven transfers
 
 
-def measure(
-    ranks: Ranks,
-    workload: Workload,
-    settings: Settings,
-    rates: Sequence[float],
-    *,
-    images: Sequence[int] = (),
-    steps: int = 8,
-    repeats: int = 6,
-    seed: int = 0,
-    progress: Tell = lambda _: None,
-) -> Iterator[Sample]:
-    """Samples of everything that a Cluster needs for `workload` on these ranks, at each link rate (bytes/s a pair).
-
-    Compute at the batch sizes `images` (none given: the workload's own), alone for `steps` steps; then, at each rate,
-    transfers of a quarter to one and a half of the workload's rows, `repeats` times each in random order, and
-    compute and transfers together."""
-    progress("compute alone")
-    for batch in [*(b for b in images if b != workload.images), workload.images]:
-        reports = _echo(ranks, replace(workload, images=batch), settings, steps)
-        for rank, (report, _) in enumerate(reports):
-            yield from _op_samples(rank, replace(workload, images=batch), steps, report)
-            yield from _gap_samples(rank, workload, steps, report)
-    for rate in rates:
-        at_rate = replace(settings, link_bytes_per_s=rate)
-        progress(f"transfers alone, {readable('_bytes_per_s', rate)}")
-        plan = _plan(workload, repeats, seed)
-        spans = np.array(ranks.call(transfer_on_rank, workload, at_rate, plan, True))
-        yield from _transfer_samples(workload, rate, plan, spans)
-        queue = Transfers(_load(workload).plan * repeats)
-        queued = np.array(ranks.call(transfer_on_rank, workload, at_rate, queue, False))
-        yield from _transfer_samples(workload, rate, queue, queued, queued=True)
-        progress(f"compute and transfers together, {readable('_bytes_per_s', rate)}")
-        yield from _together(ranks, workload, at_rate, steps)
+def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
+    """The samples of one calibration job, outliers marked.  Raises RanksFailed if a rank failed."""
+    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), _hosts(plan.backend, plan.ranks))
+    done = {"compute": bench.compute, "transfers": bench.transfers, "queue": bench.queue, "together": bench.together}
+    clock_hz, temperature_c = gpu_state()
+    return mark(
+        replace(sample, round=job.round, clock_hz=clock_hz, temperature_c=temperature_c)
+        for sample in done[job.kind](job)
+    )
 
 
-def _plan(workload: Workload, repeats: int, seed: int) -> Transfers:
-    rows = [max(1, round(share * _rows_a_peer(workload))) for share in SHARES]
-    plan = [(form, r) for r in rows for form in ("dispatch", "combine")] * repeats
-    return Transfers(tuple(plan[i] for i in np.random.default_rng(seed).permutation(len(plan))))
+def _hosts(backend: str, ranks: int) -> int:
+    """Hosts between which cards are shared; as many as ranks where every pair has a link of its own."""
+    return int(getattr(load_backend(backend), "hosts", ranks))
 
 
-def _together(ranks: Ranks, workload: Workload, settings: Settings, steps: int) -> Iterator[Sample]:
-    """Ops that ran wholly under load, and transfers that ran wholly while every rank computed."""
-    reports = _echo(ranks, workload, settings, steps, _load(workload))
-    rate = settings.link_bytes_per_s
-    spans = np.array([loaded for _, loaded in reports])
-    for rank, (report, loaded) in enumerate(reports):
-        yield from _op_samples(rank, workload, steps, report, window=(loaded[0][0], loaded[-1][1]), rate=rate)
-    window = max(r.spans_s[0][0] for r, _ in reports), min(r.spans_s[-1][1] for r, _ in reports)
-    load = Transfers(_load(workload).plan * (spans.shape[1] // len(_load(workload).plan)))
-    yield from _transfer_samples(workload, rate, load, spans, queued=True, window=window)
+@dataclass(frozen=True)
+class _Bench:
+    """A plan's ranks, and links of one rate between them."""
+
+    plan: Plan
+    pool: Pool
+    settings: Settings
+    hosts: int
+
+    @property
+    def workload(self) -> Workload:
+        return self.plan.workload
+
+    def compute(self, job: Job) -> Iterator[Sample]:
+        """Every op of every layer at one batch size, and what the host takes between them."""
+        assert job.images is not None
+        workload, steps = replace(self.workload, images=job.images), self.plan.calibration_steps
+        for rank, (report, _) in enumerate(_echo(self.pool, workload, self.settings, steps)):
+            yield from _op_samples(rank, workload, steps, report)
+            if job.images == self.workload.images:
+                yield from _gap_samples(rank, workload, steps, report)
+
+    def transfers(self, job: Job) -> Iterator[Sample]:
+        """A quarter to one and a half of the workload's rows, in random order, each on a link that has rested."""
+        rng = np.random.default_rng((self.plan.seed, job.round))
+        even = [(form, self._even(share)) for share in SHARES for form in ("dispatch", "combine")]
+        uneven = [(form, self._uneven(rng)) for form in ("dispatch", "combine")]
+        load = [*even, *uneven] * self.plan.repeats
+        load = [load[i] for i in rng.permutation(len(load))]
+        yield from self._transfer_samples(load, self._transfer(load, rest=True))
+
+    def queue(self, job: Job) -> Iterator[Sample]:
+        """The workload's own transfers, back to back."""
+        load = self._load() * self.plan.repeats
+        yield from self._transfer_samples(load, self._transfer(load, rest=False), queued=True)
+
+    def together(self, job: Job) -> Iterator[Sample]:
+        """Ops that ran wholly under load, and transfers that ran wholly while every rank computed."""
+        assert job.load is not None
+        load, steps, rate = self._load(), self.plan.calibration_steps, self.settings.link_bytes_per_s
+        reports = _echo(self.pool, self.workload, self.settings, steps, Transfers(load, job.load))
+        spans = np.array([loaded for _, loaded in reports])
+        for rank, (report, loaded) in enumerate(reports):
+            window = loaded[0][0], loaded[-1][1]
+            for sample in _op_samples(rank, self.workload, steps, report, window):
+                yield replace(sample, load=_busy(loaded), link_bytes_per_s=rate)
+        window = max(r.spans_s[0][0] for r, _ in reports), min(r.spans_s[-1][1] for r, _ in reports)
+        made = load * (spans.shape[1] // len(load))
+        yield from self._transfer_samples(made, spans, queued=job.load == 1.0, window=window)
+
+    # ------------------------------------------------------------------------------------ transfers
+
+    def _even(self, share: float) -> Rows:
+        rows = max(1, round(share * _rows_a_peer(self.workload)))
+        return ((rows,) * self.workload.ranks,) * self.workload.ranks
+
+    def _uneven(self, rng: np.random.Generator) -> Rows:
+        """Rows [src, dst] around the workload's own."""
+        size = (self.workload.ranks,) * 2
+        rows = np.rint(_rows_a_peer(self.workload) * np.exp(SPREAD * rng.standard_normal(size))).astype(int)
+        return tuple(tuple(row) for row in np.maximum(1, rows).tolist())
+
+    def _load(self) -> tuple[tuple[str, Rows], ...]:
+        """What keeps a link busy, again and again: transfers of the workload's own size."""
+        return (("dispatch", self._even(1.0)), ("combine", self._even(1.0))) * 2
+
+    def _transfer(self, load: Sequence[tuple[str, Rows]], rest: bool) -> npt.NDArray[np.float64]:
+        """Spans [rank, transfer, 2]."""
+        return np.array(self.pool.call(transfer_on_rank, self.workload, self.settings, Transfers(tuple(load)), rest))
+
+    def _transfer_samples(
+        self,
+        load: Sequence[tuple[str, Rows]],
+        spans_s: npt.NDArray[np.float64],
+        queued: bool = False,
+        window: tuple[float, float] | None = None,
+    ) -> Iterator[Sample]:
+        """A transfer takes from when the last rank is ready until this rank's rows are there: spans_s [rank, transfer,
+        2].  queued: they were issued together, so that all but the first found the link busy.  With a window, those in
+        it, which ran under load."""
+        ready_s, rate, row_bytes = spans_s[:, :, 0].max(axis=0), self.settings.link_bytes_per_s, self.workload.row_bytes
+        for rank, ended_s in enumerate(spans_s[:, :, 1]):
+            for (form, rows), start_s, end_s in [*zip(load, ready_s, ended_s, strict=True)][queued:]:
+                if window is None or (window[0] <= start_s and end_s <= window[1]):
+                    size, across = (float(n * row_bytes) for n in _fullest(np.array(rows), rank, self.hosts))
+                    yield Sample(
+                        "transfer", form, size, float(end_s - start_s), rank, float(window is not None), rate, queued,
+                        across_bytes=across, uneven=len({*np.ravel(rows)}) > 1,
+                    )  # fmt: skip
 
 
-def _load(workload: Workload) -> Transfers:
-    """What keeps a link busy, again and again: transfers of the workload's own size."""
-    return Transfers((("dispatch", _rows_a_peer(workload)), ("combine", _rows_a_peer(workload))) * 2)
+def _fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
+    """Rows of the fullest link to `rank`; and of the fullest card that they pass, in at its host or out at another."""
+    ranks = len(rows)
+    away = rows * ~np.eye(ranks, dtype=bool)
+    if hosts == ranks:
+        return int(away[:, rank].max()), 0
+    host = np.arange(ranks) * hosts // ranks
+    across = np.array(
+        [[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)]
+    )
+    home = int(host[rank])
+    return int(away[:, rank].max()), int(max(across[:, home].sum(), *np.delete(across.sum(axis=1), home)))
+
+
+def _busy(spans: Spans) -> float:
+    """Share of the time from first to last in which a transfer was under way; above 0.95, all of it."""
+    whole = spans[-1][1] - spans[0][0]
+    share = sum(end - start for start, end in spans) / whole
+    return 1.0 if share > 0.95 else round(share, 2)
+
+
+def _rows_a_peer(workload: Workload) -> int:
+    """Rows that a balanced dispatch sends to each peer."""
+    return round(workload.tokens * workload.model.top_k / workload.ranks)
+
+
+# ----------------------------------------------------------------------------------------- compute
 
 
 def _echo(
-    ranks: Ranks, workload: Workload, settings: Settings, steps: int, load: Transfers | None = None
+    pool: Pool, workload: Workload, settings: Settings, steps: int, load: Transfers | None = None
 ) -> list[tuple[RankRun, Spans]]:
     schedule = _schedule(workload, steps)
-    reports: list[tuple[RankRun, Spans]] = ranks.call(compute_on_rank, schedule, workload, settings, load)
-    return reports
-
-
-def time_alone(ranks: Ranks, schedule: Schedule, workload: Workload, settings: Settings) -> tuple[float, float]:
-    """Seconds of all compute ops of `schedule` without a link, and of its dispatches and combines without compute.
-
-    No order can be faster than the longer of the two.  `workload` holds the routing whose rows are sent."""
-    computed = ranks.call(compute_on_rank, schedule, workload, settings, None)
-    sent = np.array(ranks.call(replay_on_rank, schedule, workload, settings))  # [rank, 2]
-    talks = np.array(schedule.on_communication)
-    busy_s = [float(np.diff(np.array(report.spans_s)[~talks]).sum()) for report, _ in computed]
-    return max(busy_s), float(sent[:, 1].max() - sent[:, 0].max())
-
-
-# --------------------------------------------------------------------------------- from spans to samples
+    return pool.call(compute_on_rank, schedule, workload, settings, load)
 
 
 def _schedule(workload: Workload, steps: int) -> Schedule:
@@ -116,12 +178,7 @@ def _schedule(workload: Workload, steps: int) -> Schedule:
 
 
 def _op_samples(
-    rank: int,
-    workload: Workload,
-    steps: int,
-    report: RankRun,
-    window: tuple[float, float] | None = None,
-    rate: float | None = None,
+    rank: int, workload: Workload, steps: int, report: RankRun, window: tuple[float, float] | None = None
 ) -> Iterator[Sample]:
     """Compute ops of the echo's steps but the first (it warms up); with a window, those that lie within it."""
     schedule = _schedule(workload, steps)
@@ -133,7 +190,7 @@ def _op_samples(
         inside = window is None or (window[0] <= start_s and end_s <= window[1])
         if op.stream == "compute" and op.step > 0 and inside:
             flops = np.max(op_flops(op, schedule, echoed))
-            yield Sample("op", op.kind, float(flops), end_s - start_s, rank, window is not None, rate)
+            yield Sample("op", op.kind, float(flops), end_s - start_s, rank)
 
 
 def _gap_samples(rank: int, workload: Workload, steps: int, report: RankRun) -> Iterator[Sample]:
@@ -151,26 +208,12 @@ def _gap_samples(rank: int, workload: Workload, steps: int, report: RankRun) -> 
             yield Sample("gap", "wake", 0.0, max(0.0, posted[0] - spans[i][0]), rank)
 
 
-def _transfer_samples(
-    workload: Workload,
-    rate: float | None,
-    load: Transfers,
-    spans_s: npt.NDArray[np.float64],
-    queued: bool = False,
-    window: tuple[float, float] | None = None,
-) -> Iterator[Sample]:
-    """A transfer takes from when the last rank is ready until this rank's rows are there.  spans_s [rank, transfer, 2].
+def time_alone(pool: Pool, schedule: Schedule, workload: Workload, settings: Settings) -> tuple[float, float]:
+    """Seconds of all compute ops of `schedule` without a link, and of its dispatches and combines without compute.
 
-    queued: they were issued together, so that all but the first found the link busy.  With a window, those in it."""
-    row_bytes = workload.row_bytes
-    ready_s = spans_s[:, :, 0].max(axis=0)
-    for rank, ended_s in enumerate(spans_s[:, :, 1]):
-        for (form, rows), start_s, end_s in [*zip(load.plan, ready_s, ended_s, strict=True)][queued:]:
-            if window is None or (window[0] <= start_s and end_s <= window[1]):
-                size, seconds = float(rows * row_bytes), float(end_s - start_s)
-                yield Sample("transfer", form, size, seconds, rank, window is not None, rate, queued)
-
-
-def _rows_a_peer(workload: Workload) -> int:
-    """Rows that a balanced dispatch sends to each peer."""
-    return round(workload.tokens * workload.model.top_k / workload.ranks)
+    No order can be faster than the longer of the two.  `workload` holds the routing whose rows are sent."""
+    computed = pool.call(compute_on_rank, schedule, workload, settings, None)
+    sent = np.array(pool.call(replay_on_rank, schedule, workload, settings))  # [rank, 2]
+    talks = np.array(schedule.on_communication)
+    busy_s = [float(np.diff(np.array(report.spans_s)[~talks]).sum()) for report, _ in computed]
+    return max(busy_s), float(sent[:, 1].max() - sent[:, 0].max())

@@ -15,7 +15,8 @@ _BETWEEN = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOT
 
 def table(folder: Path) -> str:
     """What stands between the markers: the table, how far it was off, and how it was made."""
-    summary, meta = results.load(folder / "results.json")
+    summary = results.load(folder / "results.json")
+    meta = summary.meta
     made = f"{meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`"
     return f"{results.markdown(summary)}\n{results.verdict(summary)}.  ({made})\n"
 

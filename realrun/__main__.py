@@ -1,3 +1,5 @@
+"""`python -m realrun`: see realrun/cli.py."""
+
 from realrun.cli import main
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ Suffixes of names say the shape:
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from sim.workload import ModelShape
 
 _SINUSOIDS = 256  # width of the timestep's sinusoids
-# names in the checkpoints of the flash-attention variant
-_ALIASES = {".attn.Wqkv.": ".attn.qkv.", ".attn.out_proj.": ".attn.proj."}
 
 
 class Modulation(NamedTuple):
@@ -142,7 +139,7 @@ class DiTMoE(nn.Module):
     """The whole network, as far as one rank holds it: everything but the routed experts that live elsewhere.
 
     local_experts: global numbers of the experts held.  A new model has shapes only ("meta" tensors, so that
-    nothing can run on weights that nobody chose); `load` gives it values and a device."""
+    nothing can run on weights that nobody chose); `load` (realrun/parameters.py) gives it values and a device."""
 
     def __init__(self, shape: ModelShape, local_experts: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -164,13 +161,14 @@ class DiTMoE(nn.Module):
             self.final_layer = nn.ModuleDict({"linear": linear, "adaLN_modulation": _conditioned(hidden, 2)})
         self.to(dtype)
 
-    def embed(self, z_BCHW: Tensor, t: float, y_B: Tensor, first_token: int = 0) -> tuple[Tensor, Tensor]:
-        """(x_BTD, c_BD): tokens, and what conditions them: time t in (0, 1] and label (`classes`: no label).
+    def embed(self, z_BCHW: Tensor, t: float | Tensor, y_B: Tensor, first_token: int = 0) -> tuple[Tensor, Tensor]:
+        """(x_BTD, c_BD): tokens, and what conditions them: label (`classes`: no label) and time t in (0, 1], of all
+        images or [B].
 
         The latents may be a few rows of patches of the image, the first of which is token number `first_token`."""
         x_BTD = self.x_embedder["proj"](z_BCHW).flatten(2).transpose(1, 2)
         x_BTD = x_BTD + self.pos_embed[:, first_token : first_token + x_BTD.shape[1]]
-        waves = sinusoids(torch.tensor([t], dtype=torch.float32, device=z_BCHW.device))
+        waves = sinusoids(torch.as_tensor(t, dtype=torch.float32, device=z_BCHW.device).reshape(-1))
         c_BD: Tensor = self.t_embedder["mlp"](waves.to(z_BCHW.dtype)) + self.y_embedder["embedding_table"](y_B)
         return x_BTD, c_BD
 
@@ -205,74 +203,3 @@ def sinusoids(t_B: Tensor) -> Tensor:
     octave = torch.arange(half, dtype=torch.float32, device=t_B.device)
     angle_BF = t_B[:, None] * torch.exp(-math.log(10000) * octave / half)
     return torch.cat([angle_BF.cos(), angle_BF.sin()], dim=-1)
-
-
-# ------------------------------------------------------------------------------------------------ parameters
-
-
-def load(model: DiTMoE, state: Mapping[str, Tensor], device: torch.device | str = "cpu") -> None:
-    """Copies into `model` what it holds of a checkpoint's `state`, in the model's dtype, on `device`.
-
-    Experts that the model does not hold may be in `state` or not; the flash-attention checkpoints' names are
-    understood.  Raises ValueError that lists every missing, unexpected and mis-shaped name."""
-    given = {_canonical(name): tensor for name, tensor in state.items()}
-    held, whole = model.state_dict(), DiTMoE(model.shape, range(model.shape.experts))
-    known = {name: like.shape for name, like in whole.state_dict().items()}
-    both = [(name, list(given[name].shape), list(known[name])) for name in given.keys() & known.keys()]
-    faults = {
-        "missing": held.keys() - given.keys(),
-        "unexpected": given.keys() - known.keys(),
-        "mis-shaped": {f"{name} {found}, should be {due}" for name, found, due in both if found != due},
-    }
-    if any(faults.values()):
-        raise ValueError(f"the state does not fit model {model.shape.name}: " + "; ".join(_listed(faults)))
-    values = {name: given[name].to(device, like.dtype, copy=True) for name, like in held.items()}
-    model.load_state_dict(values, assign=True)
-
-
-def random_state(shape: ModelShape, seed: int, local_experts: Iterable[int] | None = None) -> dict[str, Tensor]:
-    """Random fp32 parameters by name; of the routed experts only `local_experts` (None: all of them).
-
-    A parameter depends on its name and the seed only, so ranks that hold different experts agree.  The scales
-    keep a sampling finite, let every gate open and spread tokens over the experts; nothing was trained."""
-    held = range(shape.experts) if local_experts is None else list(local_experts)
-    likes = DiTMoE(shape, held).state_dict()
-    return {name: _random(name, like.shape, seed, shape) for name, like in likes.items()}
-
-
-def _random(name: str, size: torch.Size, seed: int, shape: ModelShape) -> Tensor:
-    if name == "pos_embed":
-        return _positions(shape.latent // shape.patch, shape.hidden)
-    if "_norm." in name:
-        return torch.ones(size) if name.endswith("weight") else torch.zeros(size)
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    draw = torch.randn(size, generator=torch.Generator().manual_seed(int.from_bytes(digest, "little")))
-    if "embedding_table" in name:
-        return 0.5 * draw
-    if "adaLN" in name and name.endswith("bias"):  # gates open and shut around 0
-        return 0.4 * draw
-    return 0.1 * draw if name.endswith("bias") else draw / math.sqrt(size[1:].numel())
-
-
-def _positions(side: int, hidden: int) -> Tensor:
-    """Fixed 2-D sin-cos positions [1, side * side, hidden], columns in the first half of the width (as in MAE)."""
-    frequency = 10000.0 ** -(torch.arange(hidden // 4, dtype=torch.float64) / (hidden // 4))
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    line = torch.cat([angle.sin(), angle.cos()], dim=1)  # [side, hidden / 2]
-    both = torch.cat([line.repeat(side, 1), line.repeat_interleave(side, dim=0)], dim=1)
-    return both.float()[None]
-
-
-def _canonical(name: str) -> str:
-    for other, ours in _ALIASES.items():
-        name = name.replace(other, ours)
-    return name
-
-
-def _listed(faults: Mapping[str, Iterable[str]], at_most: int = 8) -> list[str]:
-    texts = []
-    for fault, names in faults.items():
-        some = sorted(names)
-        more = f" and {len(some) - at_most} more" if len(some) > at_most else ""
-        texts += [f"{fault}: {', '.join(some[:at_most])}{more}"] if some else []
-    return texts

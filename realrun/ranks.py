@@ -32,6 +32,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 import torch.distributed as dist
 
+from realrun.backend import Backend, Moves, load_backend
+from realrun.lanes import Device, Gpu, Processor
+
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -51,7 +54,13 @@ class RankContext:
     world: int
     timeout_s: float  # of one transfer
     device: torch.device
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None  # None: ranks are threads of one process
+    backend: Backend
+
+    @functools.cached_property
+    def lanes(self) -> Device:
+        """Streams and moments of its device."""
+        return Gpu(self.device) if self.device.type == "cuda" else Processor()
 
 
 class RanksFailed(RuntimeError):
@@ -79,13 +88,13 @@ def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
     if gpus:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
-    return _context(timeout_s, device)
+    return _context(timeout_s, device, load_backend("nccl" if gpus else "paced"))
 
 
-def _context(timeout_s: float, device: torch.device) -> RankContext:
+def _context(timeout_s: float, device: torch.device, backend: Backend) -> RankContext:
     group = dist.group.WORLD
     assert group is not None, "init_process_group makes it"
-    return RankContext(dist.get_rank(), dist.get_world_size(), timeout_s, device, group)
+    return RankContext(dist.get_rank(), dist.get_world_size(), timeout_s, device, group, backend)
 
 
 # ------------------------------------------------------------------------------------------ the launcher's side
@@ -109,6 +118,8 @@ class _Seat(NamedTuple):
     threads: int
     core: int | None
     folder: str
+    backend: Backend
+    device: str
 
 
 class _Member(NamedTuple):
@@ -125,16 +136,25 @@ class Ranks:
             left, right = ranks.call(function, 1.5)  # function(rank_context, 1.5) on both
 
     timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th (modulo)
-    of the cores that this process may use (Linux).  As with any multiprocessing, a program that starts a pool needs
-    its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
+    of the cores that this process may use (Linux).  backend: what the ranks' links are, and where they live (one with
+    an `enter` moves each process there).  device: where their tensors are.  As with any multiprocessing, a program that
+    starts a pool needs its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
 
-    def __init__(self, world: int, timeout_s: float = 60.0, threads: int = 1, pin: bool = False) -> None:
+    def __init__(
+        self,
+        world: int,
+        timeout_s: float = 60.0,
+        threads: int = 1,
+        pin: bool = False,
+        backend: Backend | None = None,
+        device: str = "cpu",
+    ) -> None:
         if world < 1 or threads < 1:
             raise ValueError(f"world={world} and threads={threads} should be at least 1")
         if not 0 < timeout_s <= _LONGEST_S:
             raise ValueError(f"timeout_s={timeout_s} should be above 0 and at most {_LONGEST_S:g}")
         self.world, self.timeout_s, self._threads, self._pin = world, timeout_s, threads, pin
-        self._folder = ""
+        self._backend, self._device, self._folder = backend or load_backend(), device, ""
         self._members: list[_Member] = []
         self._talks: list[threading.Thread] = []
 
@@ -157,6 +177,11 @@ class Ranks:
                 member.process.join(_GRACE_S)
         self._kill()
 
+    @property
+    def leads(self) -> bool:
+        """The launcher speaks for all its ranks."""
+        return True
+
     def call(self, function: Callable[..., T], *args: Any, timeout_s: float | None = None) -> list[T]:
         """[rank]: what function(rank_context, *args) returned there.  All of it has to be picklable.
 
@@ -174,7 +199,10 @@ class Ranks:
         cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
         for rank in range(self.world):
             ours, theirs = context.Pipe()
-            seat = _Seat(rank, self.world, self.timeout_s, self._threads, cores[rank % len(cores)], self._folder)
+            core = cores[rank % len(cores)]
+            seat = _Seat(
+                rank, self.world, self.timeout_s, self._threads, core, self._folder, self._backend, self._device
+            )
             process = context.Process(target=_work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()
@@ -276,12 +304,13 @@ def _work(seat: _Seat, pipe: Connection) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the parent is multiprocessing's fork server
     if seat.core is not None:
         os.sched_setaffinity(0, {seat.core})  # before any thread is made: threads inherit it
+    card = seat.backend.enter(seat.rank, seat.world) if isinstance(seat.backend, Moves) else ""
     torch.set_num_threads(seat.threads)
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, requests, seat.folder), daemon=True).start()
     requests.get()
     pipe.send_bytes(pickle.dumps(_Answer()))
-    join = functools.cache(functools.partial(_join, seat))
+    join = functools.cache(functools.partial(_join, seat, card))
     while True:
         pipe.send_bytes(_answer(requests.get(), join))
 
@@ -296,13 +325,15 @@ def _answer(message: bytes, join: Callable[[], RankContext]) -> bytes:
         sys.stdout.flush()
 
 
-def _join(seat: _Seat) -> RankContext:
+def _join(seat: _Seat, card: str) -> RankContext:
+    if card:
+        os.environ["GLOO_SOCKET_IFNAME"] = card
     loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     meeting = Path(seat.folder, "store").as_uri()
     timeout = timedelta(seconds=seat.timeout_s)
     dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
-    return _context(seat.timeout_s, torch.device("cpu"))
+    return _context(seat.timeout_s, torch.device(seat.device), seat.backend)
 
 
 def _listen(pipe: Connection, requests: queue.SimpleQueue[bytes], folder: str) -> None:

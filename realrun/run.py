@@ -16,12 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from realrun.backend import Pool
 from realrun.execute import RankRun, execute
 from realrun.held import Held
-from realrun.model import DiTMoE, load, random_state
-from realrun.pacing import pace
-from realrun.ranks import RankContext, Ranks
-from realrun.transport import open_streams
+from realrun.model import DiTMoE
+from realrun.parameters import Weights, load, random_state
+from realrun.profile import profile_path, profiled
+from realrun.ranks import RankContext
+from realrun.stand_in import TIMED, idle
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
@@ -33,13 +35,19 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is)."""
+    """How to run: seed of noise, labels and random weights; element type; guidance; rate of each link (None: as is).
+
+    timed_row_s {kind: seconds}: instead of computing, ops of these kinds wait so long for each row
+    (realrun/stand_in.py); the images are then meaningless.  profile: folder for a torch.profiler trace of each rank
+    (realrun/profile.py); None: without a profiler."""
 
     seed: int = 0
     dtype: str = "float32"
     guidance: float = 1.5
     link_bytes_per_s: float | None = None
     keep_velocity: bool = False
+    timed_row_s: Mapping[str, float] | None = None
+    profile: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -48,6 +56,9 @@ class Settings:
             raise ValueError(f"seed={self.seed} should be 0 to {2**32 - 1}")
         if self.link_bytes_per_s is not None and not 1 <= self.link_bytes_per_s < 2**63:
             raise ValueError(f"link: {self.link_bytes_per_s:g} bytes/s should be at least 1 and finite")
+        timed = self.timed_row_s
+        if timed is not None and (sorted(timed) != sorted(TIMED) or not all(0 < s < 1 for s in timed.values())):
+            raise ValueError(f"timed_row_s={dict(timed)} should have seconds, below 1, for each of {', '.join(TIMED)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,15 +76,16 @@ class Run:
 def run(
     schedule: Schedule,
     workload: Workload,
-    ranks: Ranks,
+    ranks: Pool,
     settings: Settings = Settings(),  # frozen
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> Run:
-    """Runs `schedule` on `ranks`; random weights unless a checkpoint's `state` is given.
+    """Runs `schedule` on `ranks`; random weights unless some are given: a checkpoint, of which each rank reads its
+    own, or a state by names.
 
     Raises ValueError if schedule, workload and ranks do not fit each other, RanksFailed if a rank failed."""
     check_fit(schedule, workload, settings, ranks.world)
-    reports = ranks.call(execute_rank, schedule, workload, settings, state)
+    reports = ranks.call(execute_rank, schedule, workload, settings, weights)
     return join(schedule, workload, settings, reports)
 
 
@@ -82,11 +94,11 @@ def run_as_rank(
     schedule: Schedule,
     workload: Workload,
     settings: Settings = Settings(),  # frozen
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> Run | None:
     """The same on ranks that torchrun started, each of which calls this; the Run is rank 0's, the others get None."""
     check_fit(schedule, workload, settings, context.world)
-    mine = execute_rank(context, schedule, workload, settings, state)
+    mine = execute_rank(context, schedule, workload, settings, weights)
     reports: list[RankRun] | None = [mine] * context.world if context.rank == 0 else None
     dist.gather_object(mine, reports, group=context.group)
     return None if reports is None else join(schedule, workload, settings, reports)
@@ -123,11 +135,15 @@ def inputs(shape: ModelShape, images: range, settings: Settings) -> tuple[Tensor
 
 
 def build_model(
-    shape: ModelShape, local_experts: range, settings: Settings, state: Mapping[str, Tensor] | None = None
+    shape: ModelShape,
+    local_experts: range,
+    settings: Settings,
+    weights: Weights | None = None,
+    device: torch.device | str = "cpu",
 ) -> DiTMoE:
-    """The part of the model that holds `local_experts`, with the weights of `state` or random ones."""
+    """The part of the model that holds `local_experts`, with `weights` or random ones."""
     model = DiTMoE(shape, local_experts, DTYPES[settings.dtype])
-    load(model, random_state(shape, settings.seed, local_experts) if state is None else state)
+    load(model, random_state(shape, settings.seed, local_experts) if weights is None else weights, device)
     return model
 
 
@@ -136,14 +152,16 @@ def prepare(
     schedule: Schedule,
     workload: Workload,
     settings: Settings,
-    state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
 ) -> tuple[DiTMoE, Tensor, Tensor]:
     """What a rank works with: its part of the model, and noise and labels of its images (sharded patches: of all)."""
     shape, images = workload.model, workload.images
     held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
     mine = range(context.rank * images, (context.rank + 1) * images)
     numbers = range(context.world * images) if schedule.sharded_patches else mine
-    return build_model(shape, held, settings, state), *inputs(shape, numbers, settings)
+    model = build_model(shape, held, settings, weights, context.device)
+    noise, labels = (tensor.to(context.device) for tensor in inputs(shape, numbers, settings))
+    return idle(model) if settings.timed_row_s else model, noise, labels
 
 
 def execute_rank(
@@ -151,22 +169,27 @@ def execute_rank(
     schedule: Schedule,
     workload: Workload,
     settings: Settings,
-    state: Mapping[str, Tensor] | None,
+    weights: Weights | None,
 ) -> RankRun:
-    """What one rank does of `run`: builds its part of the model, paces its links, executes the schedule.
+    """What one rank does of `run`: builds its part of the model, throttles its links, executes the schedule."""
+    model, noise, labels = prepare(context, schedule, workload, settings, weights)
+    profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
+    with context.backend.open_streams(context, schedule.streams) as streams:
+        context.backend.throttle(context, settings.link_bytes_per_s)
+        with profiled(profile) as about:
+            report = execute(
+                schedule, model, streams, noise, labels,
+                guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
+                timed_row_s=settings.timed_row_s, device=context.lanes,
+            )  # fmt: skip
+            about |= _of_run(context, schedule, {**workload.about(), **_about(settings)}, report)
+        return report
 
-    Every communicator has connections, and so paced links, of its own.  Raises ValueError on a device that no
-    transport serves yet."""
-    if context.device.type != "cpu":
-        raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
-    model, noise, labels = prepare(context, schedule, workload, settings, state)
-    with open_streams(context, schedule.streams) as streams:
-        if context.world > 1:
-            pace(settings.link_bytes_per_s)
-        return execute(
-            schedule, model, streams, noise, labels,
-            guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
-        )  # fmt: skip
+
+def _of_run(context: RankContext, schedule: Schedule, about: dict[str, str], report: RankRun) -> dict[str, Any]:
+    """What a rank's profile says of its run, for sim/kineto.py."""
+    ages = {key: getattr(report, key).tolist() for key in ("staleness", "ages", "attention_staleness")}
+    return {"schedule": str(schedule), "rank": context.rank, "world": context.world, "about": about, **ages}
 
 
 def join(schedule: Schedule, workload: Workload, settings: Settings, reports: list[RankRun]) -> Run:
@@ -217,6 +240,7 @@ def _about(settings: Settings) -> dict[str, str]:
         "dtype": settings.dtype,
         "seed": str(settings.seed),
         "link": link,
+        **({"compute": "timed"} if settings.timed_row_s else {}),
     }
 
 

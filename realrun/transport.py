@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from realrun.messages import Leg, Messages, TransferError
+from realrun.profile import labelled
 from realrun.ranks import RankContext
 
 _TAG = 3  # entries of a header before the counts: step, layer, part
@@ -222,7 +223,8 @@ class GlooTransport:
         failure: TransferError | None = None
         while (transfer := self._queue.get()) is not None:
             transfer.pending.stamps.reached_s = time.monotonic()
-            outcome = failure or _attempt(transfer)
+            with labelled(transfer.name):
+                outcome = failure or _attempt(transfer)
             failure = outcome if isinstance(outcome, TransferError) else None
             transfer.pending.end(outcome)
             del transfer, outcome  # or the rows of an ended transfer would live until the next is issued

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from realrun.model import DiTMoE
+from realrun.parameters import Weights
 from realrun.reference import Meaning, reference
 from realrun.run import Run, Settings, build_model, inputs
 from sim.schedule import Schedule
@@ -22,9 +23,9 @@ class Expected(NamedTuple):
     ages: Tensor  # [step, layer, slot, age]: tokens of all ranks
 
 
-def expected(schedule: Schedule, workload: Workload, settings: Settings) -> Expected:
+def expected(schedule: Schedule, workload: Workload, settings: Settings, weights: Weights | None = None) -> Expected:
     """What the reference makes of every rank's images; of all at once where each is made by all ranks."""
-    model = build_model(workload.model, range(workload.model.experts), settings)
+    model = build_model(workload.model, range(workload.model.experts), settings, weights)
     together = workload.ranks if schedule.sharded_patches else 1
     meant = [
         _meaning(schedule, model, workload, settings, range(first, first + together * workload.images))
@@ -47,9 +48,11 @@ def _meaning(schedule: Schedule, model: DiTMoE, workload: Workload, settings: Se
     )  # fmt: skip
 
 
-def difference(made: Run, schedule: Schedule, workload: Workload, settings: Settings) -> tuple[float, int]:
+def difference(
+    made: Run, schedule: Schedule, workload: Workload, settings: Settings, weights: Weights | None = None
+) -> tuple[float, int]:
     """(largest difference of a latent's element, outputs that were not as old as they should be), to the reference."""
-    right = expected(schedule, workload, settings)
+    right = expected(schedule, workload, settings, weights)
     ages = made.trace.ages
     wrong = 0 if ages is None else int((right.ages - torch.from_numpy(ages)).abs().sum()) // 2
     return float((made.final - right.final).abs().max()), wrong

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli_advise import advise, sensitivity
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_profile import read_back
+from sim.cli_reference import reference
+from sim.cli_results import results
+from sim.cli_search import search
+from sim.cli_similarity import similarity
+from sim.cli_sweep import sweep
 from sim.cli_traces import (
     Decode,
     Json,
@@ -49,10 +56,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("advise")(advise)
+app.command("sensitivity")(sensitivity)
+app.command("sweep")(sweep)
+app.command("search")(search)
+app.command("results")(results)
 app.command("trace")(convert)
 app.command("picture")(draw)
 app.command("report")(report_saved)
 app.command("critical")(critical_saved)
+app.command("profile")(read_back)
+app.command("similarity")(similarity)
+app.command()(reference)
 
 Sources = Annotated[
     list[str],
@@ -180,7 +195,7 @@ def simulate(
     outputs.check()
     surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
     traces = _simulated(plans, workloads, machine, seed)
-    outputs.write(traces, [f"simulated {name}" for name in names])
+    outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
     _tell(traces, names, kinds)
     for tables in [

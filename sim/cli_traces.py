@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,11 +49,18 @@ def draw(
     _convert(traces, Outputs(picture=output, step=step, ranks=rank or None))
 
 
-def report_saved(traces: Traces, start_up: StartUp = None, decode: Decode = None, json: Json = None) -> None:
+def report_saved(
+    traces: Traces,
+    start_up: StartUp = None,
+    decode: Decode = None,
+    json: Json = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write one page with tables and pictures.")] = None,
+) -> None:
     """Say what saved traces come to: images a second, shares, and times and ages by step and layer."""
-    outputs, surroundings = Outputs(json=json), around(start_up, decode)
+    outputs, surroundings = Outputs(json=json, html=html), around(start_up, decode)
     loaded = _loaded(traces, outputs)
     outputs.write_reports(loaded, [None] * len(loaded), surroundings)
+    outputs.write_page(loaded, surroundings)
     print(*titled(traces, [report_lines(trace, None, surroundings) for trace in loaded]), sep="\n")
 
 
@@ -116,6 +126,7 @@ class Outputs:
     step: int | None = None  # drawn in the picture
     ranks: list[int] | None = None  # drawn in the picture
     json: Path | None = None  # reports
+    html: Path | None = None  # a page of all traces
 
     def check(self, inputs: Sequence[Path] = ()) -> None:
         """Raises ValueError or OSError for what cannot be written or has no effect, before the work for it begins."""
@@ -125,7 +136,9 @@ class Outputs:
             raise ValueError("--step and --rank have no effect without --picture")
         if self.picture is not None:
             _timeline().picture_format(self.picture)
-        outputs = [path for path in (*self.saved, self.trace, self.picture, self.json) if path is not None]
+        if self.html is not None:
+            _timeline()
+        outputs = [path for path in (*self.saved, self.trace, self.picture, self.json, self.html) if path is not None]
         for path in outputs:
             refuse_unwritable(path)
         taken = [path.resolve() for path in (*inputs, *outputs)]
@@ -133,7 +146,9 @@ class Outputs:
             if taken.count(path.resolve()) > 1:
                 raise ValueError(f"{path} is named twice: nothing is written over another output or an input")
 
-    def write(self, traces: list[Trace], labels: list[str] | None = None) -> None:
+    def write(
+        self, traces: list[Trace], labels: list[str] | None = None, workloads: list[Workload] | None = None
+    ) -> None:
         """Writes it all; the picture is drawn first, since it may refuse its step or a rank."""
         from sim.output import whole_file
         from sim.perfetto import write_perfetto
@@ -145,7 +160,7 @@ class Outputs:
             with whole_file(path) as temporary:
                 trace.save(temporary)
         if self.trace is not None:
-            write_perfetto(traces, self.trace, labels)
+            write_perfetto(traces, self.trace, labels, workloads)
         if self.picture is not None:
             _timeline().save_figure(figure, self.picture)
 
@@ -162,6 +177,15 @@ class Outputs:
             ]
             with whole_file(self.json) as temporary:
                 temporary.write_text(json.dumps(made, indent=1) + "\n")
+
+    def write_page(self, traces: Sequence[Trace], surroundings: Around) -> None:
+        """Writes the page of all traces, if that was asked for."""
+        from sim.report_page import report_page
+        from sim.show import trace_labels
+
+        if self.html is not None:
+            made = {"command": shlex.join(["python", "-m", "sim", *sys.argv[1:]]), "dice-sim": version("dice-sim")}
+            report_page(traces, trace_labels(traces), made, around=surroundings).save(self.html)
 
 
 def _timeline() -> ModuleType:

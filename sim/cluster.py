@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,17 @@ class Cluster:
 
         Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
         range, a line each; OSError if the file cannot be read."""
-        from pydantic import TypeAdapter, ValidationError
+        return Cluster.of_tables(read_table(preset_or(path)), path)
+
+    @staticmethod
+    def of_tables(tables: Any, path: Path | str) -> Cluster:
+        """The cluster that tables as in a file say; errors, as of `load`, begin with `path`."""
+        from pydantic import ValidationError
 
         problems: list[str] = []
-        data = _with_gpu(in_si(read_table(preset_or(path)), "", problems), problems)
+        data = _with_gpu(in_si(tables, "", problems), problems)
         try:
-            cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
+            cluster: Cluster = _validator().validate_python(data)
         except ValidationError as error:
             errors, gpu, network = error.errors(), _has_gpu(data), _has_network(data)
             in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
@@ -174,6 +179,20 @@ class Cluster:
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
+
+
+@cache  # what pydantic makes of the class takes 20 ms
+def _validator() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Cluster)
+
+
+def cluster_tables(path: Path | str) -> Any:
+    """What `Cluster.load` reads, in SI and with its GPU spelt out, as tables of which every key can be changed.
+
+    Raises as `load` does."""
+    return asdict(Cluster.load(path))
 
 
 def presets() -> list[str]:

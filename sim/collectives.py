@@ -34,6 +34,12 @@ def collective_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluste
             whole = sum(float(fabric.transfer_s(part).max()) for part in before) + fabric.transfer_s(last)
             seconds[[*team]] = whole[[*team]]
         return seconds
+    return over_link_s(op, schedule, workload, link)
+
+
+def over_link_s(op: Op, schedule: Schedule, workload: Workload, link: Link) -> Array | float:
+    """`collective_s` on a Link, of teams of several ranks.  Numbers of many links, as arrays [link, 1], give
+    [link, rank]."""
     if op.kind == "N":
         return link.latency_s
     counts_s = link.counts_s if brings_counts(op, schedule) else 0.0

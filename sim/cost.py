@@ -7,13 +7,13 @@ the engine's business."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Cluster, Link
+from sim.cluster import Cluster, Link, Rate
 from sim.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
@@ -39,27 +39,27 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
 
     `workload` must have been fitted to the schedule (`Workload.fits`).  Raises ValueError if it has a dtype that the
     cluster's GPU lacks, or settings that only a Gpu can follow."""
+    check_compute(workload, cluster)
+    sort_of, ops = sorts(schedule, workload)
+    seconds = np.empty((len(ops), workload.ranks))
+    for n, op in enumerate(ops):
+        seconds[n] = op_s(op, schedule, workload, cluster)
+    return seconds[sort_of]
+
+
+def check_compute(workload: Workload, cluster: Cluster) -> None:
+    """Raises ValueError if the workload has settings that only a Gpu can follow, and the cluster has none."""
     given = {key: value for key in ("dtype", "grouped") if (value := getattr(workload, key))}
     if given and not isinstance(cluster.compute, Gpu):
         named = ", ".join(f"{key}={value}" for key, value in given.items())
         raise ValueError(f"workload: {named} has no effect: cluster {cluster.name} has measured rates, not a GPU")
-    seconds = np.empty((len(schedule.ops), workload.ranks))
-    seen: dict[object, int] = {}
-    for i, op in enumerate(schedule.ops):
-        key = _sort(op, schedule, workload)
-        if key in seen:
-            seconds[i] = seconds[seen[key]]
-        else:
-            seen[key] = i
-            seconds[i] = op_s(op, schedule, workload, cluster)
-    return seconds
 
 
 def moving_parts(
     schedule: Schedule, workload: Workload, cluster: Cluster, ticks_per_s: float
 ) -> dict[int, list[list[Moving]]]:
     """Position of each collective -> by team, its transfers, one after another, for flows that share links."""
-    fabric, link, found = cluster.fabric, cluster.links, dict[object, list[list[Moving]]]()
+    fabric, link, (sort_of, ops) = cluster.fabric, cluster.links, sorts(schedule, workload)
 
     def moving(op: Op, team: Sequence[int], key: object) -> Iterator[Moving]:
         counts_s = link.counts_s if isinstance(link, Link) and brings_counts(op, schedule) else 0.0
@@ -68,17 +68,16 @@ def moving_parts(
             start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
             yield Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, team, n), tuple(team))
 
-    for op in (op for op in schedule.ops if op.collective):
-        if (key := _sort(op, schedule, workload)) not in found:
-            found[key] = [[*moving(op, team, key)] for team in workload.teams(schedule, op)]
-    return {i: found[_sort(op, schedule, workload)] for i, op in enumerate(schedule.ops) if op.collective}
+    teams = [workload.teams(schedule, op) if op.collective else () for op in ops]
+    found = [[[*moving(op, team, n)] for team in teams[n]] for n, op in enumerate(ops)]
+    return {i: found[sort_of[i]] for i, op in enumerate(schedule.ops) if op.collective}
 
 
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
     if op.collective:
         return collective_s(op, schedule, workload, cluster)
-    seconds = _compute_s(op, schedule, workload, cluster)
+    seconds = compute_s(op, schedule, workload, cluster.compute)
     return seconds + halves_s(workload, cluster) if op.kind == "Z" else seconds
 
 
@@ -90,14 +89,16 @@ def op_flops(op: Op, schedule: Schedule, workload: Workload) -> Array | float:
 
 def launches(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[int]:
     """[op] kernels that the host launches: on a Gpu, those of a compute op; else 1, since Host.launch_s is of an op."""
-    if not isinstance(cluster.compute, Gpu):
-        return [1] * len(schedule.ops)
-    seen: dict[object, int] = {}
-    for op in schedule.ops:
-        if (key := _sort(op, schedule, workload)) not in seen:
-            kernels = [] if op.collective else kernels_of(op, schedule, workload)
-            seen[key] = sum(kernel_launches(kernel) for kernel in kernels) or 1
-    return [seen[_sort(op, schedule, workload)] for op in schedule.ops]
+    sort_of, ops = sorts(schedule, workload)
+    each = [op_launches(op, schedule, workload, cluster) for op in ops]
+    return [each[n] for n in sort_of]
+
+
+def op_launches(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> int:
+    """Kernels that the host launches for one op."""
+    if op.collective or not isinstance(cluster.compute, Gpu):
+        return 1
+    return sum(kernel_launches(kernel) for kernel in kernels_of(op, schedule, workload)) or 1
 
 
 def kernels_of(op: Op, schedule: Schedule, workload: Workload) -> list[Kernel]:
@@ -145,8 +146,9 @@ def extrapolated(schedule: Schedule, workload: Workload, cluster: Cluster) -> st
     return "; ".join(said)
 
 
-def _compute_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
-    compute = cluster.compute
+def compute_s(op: Op, schedule: Schedule, workload: Workload, compute: Mapping[str, Rate] | Gpu) -> Array | float:
+    """Seconds of one compute op, alone: [rank] where ranks differ, else one number for all.  Rates of many machines,
+    as arrays [machine, 1], give [machine, rank]."""
     if isinstance(compute, Gpu):
         return sum((kernel_s(k, compute, _dtype(workload)) for k in kernels_of(op, schedule, workload)), 0.0)
     rate = compute.get(op.kind) or replace(compute["A"], fixed_s=0.0)  # Q: a part of A
@@ -157,12 +159,30 @@ def _dtype(workload: Workload) -> str:
     return workload.dtype or "bf16"
 
 
-def _sort(op: Op, schedule: Schedule, workload: Workload) -> object:
+def sorts(schedule: Schedule, workload: Workload) -> tuple[list[int], list[Op]]:
+    """[op] number of its sort, and the first op of each sort: ops of one sort cost the same on any machine.
+
+    `workload` must have been fitted to the schedule (`Workload.fits`); of it only counts, which steps and layers differ
+    in routing or placement."""
+    steps, layers = varies(workload)
+    number: dict[object, int] = {}
+    sort_of = [number.setdefault(_sort(op, schedule, steps, layers), len(number)) for op in schedule.ops]
+    first: dict[int, Op] = {}
+    for n, op in zip(sort_of, schedule.ops, strict=True):
+        first.setdefault(n, op)
+    return sort_of, [first[n] for n in range(len(first))]
+
+
+def varies(workload: Workload) -> tuple[bool, bool]:
+    """Whether the rows of a fitted workload differ from step to step, and from layer to layer."""
+    assert workload.routing is not None, "call fits() first"
+    steps, layers = workload.routing.counts.shape[:2]
+    return steps > 1, max(layers, len(workload.placement.holders) if workload.placement else 1) > 1
+
+
+def _sort(op: Op, schedule: Schedule, steps: bool, layers: bool) -> object:
     """Ops of one sort cost the same: those of one kind, and for D, E and C of the same tokens and slots."""
     if op.kind not in "DEC" or op.layer is None:
         return op.kind, len(schedule.layers_of(op))
-    assert workload.routing is not None
-    steps, layers = workload.routing.counts.shape[:2]
     slots, counts = schedule.chain_slots(op), brings_counts(op, schedule)
-    layers = max(layers, len(workload.placement.holders) if workload.placement else 1)
-    return op.kind, op.step if steps > 1 else 0, op.layer if layers > 1 else 0, op.part, op.piece, slots, counts
+    return op.kind, op.step if steps else 0, op.layer if layers else 0, op.part, op.piece, slots, counts

@@ -20,11 +20,12 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import numpy.typing as npt
 from simpy import Environment, Event
-from simpy.events import Timeout
+from simpy.events import EventPriority, Timeout
 
 from sim.cluster import Cluster, Host
 from sim.cost import durations_s, extrapolated
 from sim.fluid import Alone, Fluid, pass_on
+from sim.jitter import noise
 from sim.mesh import number_of
 from sim.plan import Plan
 from sim.schedule import Schedule
@@ -33,6 +34,7 @@ from sim.trace import HOSTS, Trace
 from sim.workload import Workload
 
 TICKS_PER_S = 1e12
+_LAST = EventPriority(2)  # SimPy has 0 (urgent) and 1 (normal)
 LONGEST_S = 1e12  # of one op; what is longer is a slip in a number
 Process = Generator[Event, object, None]
 
@@ -45,12 +47,12 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     workload = workload.fits(schedule.check())
     if workload.ranks != cluster.ranks:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
-    noise = 1.0 if seed is None else _noise(schedule, workload, cluster, seed)
-    seconds = durations_s(schedule, workload, cluster) * noise
+    factors = 1.0 if seed is None else noise(schedule, workload, cluster, seed)
+    seconds = durations_s(schedule, workload, cluster) * factors
     if not (seconds <= LONGEST_S).all():
         op = schedule.ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=1)))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {cluster.name}")
-    plan = Plan(schedule, workload, cluster, noise, TICKS_PER_S)
+    plan = Plan(schedule, workload, cluster, factors, TICKS_PER_S)
     machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
@@ -61,18 +63,6 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     oldest = played.staleness if played else np.array(schedule.staleness(), dtype=np.int64)
     gathered = np.array(schedule.attention_staleness(), dtype=np.int64) if schedule.sharded_patches else None
     return Trace(schedule, "simulated", reached, start, end, oldest, about, played.ages if played else None, gathered)
-
-
-def _noise(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int) -> npt.NDArray[np.float64]:
-    """[op, rank] factors; a collective has one for all ranks that meet in it."""
-    sigma = np.array([[cluster.jitter.get(op.kind, 0.0)] for op in schedule.ops])
-    if not sigma.any():
-        raise ValueError(f"seed has no effect: cluster {cluster.name} has no jitter for the ops of {schedule.name}")
-    normal = np.random.default_rng(seed).standard_normal((len(schedule.ops), cluster.ranks))
-    for i, op in enumerate(schedule.ops):
-        for team in workload.teams(schedule, op) if op.collective else ():
-            normal[i, [*team]] = normal[i, team[0]]
-    return np.exp(sigma * normal)
 
 
 class _Machine:
@@ -214,8 +204,10 @@ class _Machine:
             while not 0 <= issued[i] <= self.env.now:
                 yield self._issue(rank, i)
             self.reached[rank][i] = self.env.now
-            if self.defers and (left := self._kernel_left(rank)):
-                yield Timeout(self.env, left)
+            if self.defers:
+                yield _end_of_instant(self.env)
+                if left := self._kernel_left(rank):
+                    yield Timeout(self.env, left)
             team = self.team_of[i][rank]
             self.arrived[i][team] += 1
             if self.arrived[i][team] == len(teams[i][team]):
@@ -225,7 +217,9 @@ class _Machine:
     def _kernel_left(self, rank: int) -> float:
         """Ticks until the kernel that `rank` runs ends, if it goes on as at present; 0 if it runs none.
 
-        The kernels of an op take equally long.  Ignores that blocks of a kernel's last wave end one by one."""
+        A kernel that begins at this very instant runs: it was behind its predecessor on the stream, while a collective
+        has to be woken.  The kernels of an op take equally long.  Ignores that blocks of a kernel's last wave end one
+        by one."""
         now, start, end, look = self.env.now, self.start[rank], self.end[rank], self.under_way[rank]
         while look[0] < len(self.compute_ops) and 0 <= start[self.compute_ops[look[0]]] <= now:
             look[1] = self.compute_ops[look[0]]
@@ -278,6 +272,14 @@ class _Machine:
         if self.issued[rank][i] < 0:
             return self.issue[rank].setdefault(i, Event(self.env))
         return Timeout(self.env, self.issued[rank][i] - self.env.now)
+
+
+def _end_of_instant(env: Environment) -> Event:
+    """What triggers when nothing else is to happen at the present time: so no tie depends on who is asked first."""
+    event = Event(env)
+    event._ok, event._value = True, None
+    env.schedule(event, _LAST)
+    return event
 
 
 def _alike(ticks: tuple[float, ...], ranks: tuple[int, ...]) -> list[tuple[float, list[int]]]:

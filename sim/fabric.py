@@ -41,7 +41,7 @@ class Fabric:
         names: list[str] = []
         rates: list[float] = []
         rows: list[npt.NDArray[np.bool_]] = []
-        route_of = _routes_taken(network, ranks)
+        route_of = routes_taken(network, ranks)
         weight, latency_s = np.zeros((2, ranks, ranks))
         for i, route in enumerate(network.routes):
             mine = route_of == i
@@ -184,7 +184,7 @@ class Fabric:
         return self.passes.reshape(len(self.names), -1).astype(np.float64)
 
 
-def _routes_taken(network: Network, ranks: int) -> npt.NDArray[np.int64]:
+def routes_taken(network: Network, ranks: int) -> npt.NDArray[np.int64]:
     """Index [src, dst] of the route that joins each pair; -1 for a rank and itself where that is free."""
     rank = np.arange(ranks)
     taken = np.full((ranks, ranks), -1)

@@ -43,8 +43,11 @@ def only(found: Sequence[str]) -> str:
     return found[0]
 
 
-def load_schedule(source: str, steps: int | None = None, layers: int | None = None, **settings: Any) -> Schedule:
+def load_schedule(
+    source: str, steps: int | None = None, layers: int | None = None, *, text: str | None = None, **settings: Any
+) -> Schedule:
     """The schedule that `source` names, with the settings written there and in `settings` (None: not given), checked.
+    `text`: what the file that it names holds, where it has been read.
 
     A text file says how many steps and layers it has; other sources have to be told.  Raises ScheduleError for an
     unknown name, a setting that is unknown or without effect, or a file that cannot be read or says otherwise."""
@@ -56,11 +59,11 @@ def load_schedule(source: str, steps: int | None = None, layers: int | None = No
     if name in SCHEDULES:
         return SCHEDULES[name](steps, layers, **settings)
     path, _, function = name.partition(":")
-    if not Path(path).is_file():
+    if text is None and not Path(path).is_file():
         raise ScheduleError(f"unknown schedule {name!r}: neither a file nor one of {', '.join(SCHEDULES)}")
     if path.endswith(".py"):
         return _called(path, function, steps, layers, settings)
-    return _passed(path, _read(Path(path)), {"steps": steps, "layers": layers, **settings})
+    return _passed(path, _read(path, text), {"steps": steps, "layers": layers, **settings})
 
 
 def _pair(source: str, word: str) -> tuple[str, str]:
@@ -70,9 +73,9 @@ def _pair(source: str, word: str) -> tuple[str, str]:
     return key, value
 
 
-def _read(path: Path) -> Schedule:
+def _read(path: str, text: str | None) -> Schedule:
     try:
-        return Schedule.parse(path.read_text()).check()
+        return Schedule.parse(Path(path).read_text() if text is None else text).check()
     except ScheduleError as error:
         raise ScheduleError(f"{path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

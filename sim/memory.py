@@ -7,7 +7,7 @@ bytes; it refuses to know seconds."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -112,24 +112,33 @@ def _together(
 def _held(schedule: Schedule, workload: Workload, element_bytes: int) -> dict[str, Array]:
     """What waits between ops: what for -> bytes [op, rank] while each op runs."""
     change: dict[str, Array] = defaultdict(lambda: np.zeros((len(schedule.ops) + 1, workload.ranks)))
+    for what, born, dies, size in lifetimes(schedule, workload, element_bytes):
+        change[what][born] += size
+        change[what][dies + 1] -= size
+    return {what: np.cumsum(each, axis=0)[:-1] for what, each in change.items()}
+
+
+def lifetimes(
+    schedule: Schedule, workload: Workload, element_bytes: int = 2
+) -> Iterator[tuple[str, int, int, Array | float]]:
+    """(what for, position of the op that makes it, position of its last user, bytes [rank] or of every rank) of
+    whatever waits between ops: buffers, then activations.
+
+    `workload` must have been fitted to the schedule (`Workload.fits`)."""
     sizes: dict[tuple[object, ...], Array] = {}
     for buffer in schedule.buffers:
         varies = (buffer.step, buffer.layer) if _by_step(workload) else ()
         key = (buffer.what, buffer.part, buffer.slot, buffer.piece, *varies)
         if key not in sizes:
             sizes[key] = _buffer_elements(buffer, schedule, workload) * element_bytes
-        change[buffer.what][buffer.born] += sizes[key]
-        change[buffer.what][buffer.dies + 1] -= sizes[key]
+        yield buffer.what, buffer.born, buffer.dies, sizes[key]
     rows = workload.tokens / schedule.micro_batches
     last = {j: i for i, needs in enumerate(schedule.needs) for j in needs}
     for born, op in enumerate(schedule.ops):
         if op.kind in _BETWEEN:
             dies = last[born] if op.kind != "A" else schedule.position[op._replace(kind="R", reads=()).name]
             parts = schedule.micro_batches if op.layer is None else 1
-            size = _BETWEEN[op.kind] * rows * parts * workload.model.hidden * element_bytes
-            change["activations"][born] += size
-            change["activations"][dies + 1] -= size
-    return {what: np.cumsum(each, axis=0)[:-1] for what, each in change.items()}
+            yield "activations", born, dies, _BETWEEN[op.kind] * rows * parts * workload.model.hidden * element_bytes
 
 
 _BETWEEN = {"P": 1, "Q": 4, "A": 2, "S": 1, "R": 1}  # kind -> rows x hidden that its result takes until it is used

@@ -1,6 +1,8 @@
 """Traces as one file for ui.perfetto.dev (Chrome's JSON trace format): every rank of every trace is a process, its
-streams are threads, its spans are slices, a flow joins dispatch, experts, combine and the residuals that add it, and
-counters say how many layers' worth of received rows are kept.
+streams are threads, its spans are slices, a flow joins dispatch, experts, combine and the residuals that add it.
+
+Counters of every rank: layers' worth of received rows that are kept, and transfers under way; or, where the workload is
+at hand, GB/s that its links send and receive, and GB of its memory, all and by what waits (sim/memory_time.py).
 
 Times in the file are microseconds, in whole nanoseconds, so that slices that touch do not overlap."""
 
@@ -8,41 +10,77 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.counters import Lives, carried_bytes, counted, link_use, received
+from sim.memory_time import WORKING, MemoryOverTime, memory_over_time
 from sim.output import whole_file
 from sim.schedule import Op, Schedule
 from sim.show import kind_name, trace_labels
 from sim.trace import Trace
+from sim.workload import Workload
 
 Event = dict[str, Any]
+Array = npt.NDArray[np.float64]
 Nanoseconds = npt.NDArray[np.int64]
+_AT_ONCE = 1000  # events that are encoded together
 
 
-def write_perfetto(traces: Sequence[Trace], path: Path | str, labels: Sequence[str] | None = None) -> None:
+def write_perfetto(
+    traces: Sequence[Trace],
+    path: Path | str,
+    labels: Sequence[str] | None = None,
+    workloads: Sequence[Workload | None] | None = None,
+) -> None:
     """Writes `traces`, each from its own 0 on, to `path`, whole or not at all.
 
-    Processes are called label/rank0, ...; labels are those of `trace_labels` where none are given.  Raises ValueError
-    if labels do not tell the traces apart, OSError if `path` cannot be written."""
+    Processes are called label/rank0, ...; labels are those of `trace_labels` where none are given.  workloads: what
+    each trace ran, where that is known; counters in bytes need it.  Raises ValueError if labels do not tell the traces
+    apart or a workload does not fit its trace, OSError if `path` cannot be written."""
     labels = trace_labels(traces, labels)
+    needs = [_Needs.of(*pair) for pair in zip(traces, workloads or [None] * len(traces), strict=True)]
     about = {label: {"schedule": t.schedule.header, **t.about} for label, t in zip(labels, traces, strict=True)}
     with whole_file(path) as temporary, temporary.open("w") as file:
         file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(about) + ', "traceEvents": [\n')
-        file.write(",\n".join(map(json.JSONEncoder().encode, trace_events(traces, labels))))
+        file.write(",\n".join(_encoded(trace_events(traces, labels, needs))))
         file.write("\n]}\n")
 
 
-def trace_events(traces: Sequence[Trace], labels: Sequence[str]) -> Iterator[Event]:
+def _encoded(events: Iterator[Event]) -> Iterator[str]:
+    """JSON of the events, without brackets; many at a time, which is quicker than one by one."""
+    while batch := [*islice(events, _AT_ONCE)]:
+        yield json.dumps(batch)[1:-1]
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What the counters of one trace are made from."""
+
+    received: dict[str, Lives]
+    carried: tuple[Nanoseconds, Array, Array] | None = None
+    memories: list[MemoryOverTime] | None = None
+
+    @staticmethod
+    def of(trace: Trace, workload: Workload | None) -> _Needs:
+        kept = received(trace.schedule)
+        if workload is None:
+            return _Needs(kept)
+        memories = memory_over_time(trace, workload)
+        return _Needs(kept, carried_bytes(trace.schedule, workload.fits(trace.schedule)), memories)
+
+
+def trace_events(traces: Sequence[Trace], labels: Sequence[str], needs: Sequence[_Needs]) -> Iterator[Event]:
     """The events of all traces, rank by rank: names, slices and waits thread by thread, flows, counters."""
     pids, flow_ids = count(1), count(1)
-    for trace, label in zip(traces, labels, strict=True):
+    for trace, label, their in zip(traces, labels, needs, strict=True):
         args = [_args(op) for op in trace.schedule.ops]
-        flows, buffers = chains(trace.schedule), _received(trace.schedule)
+        flows = chains(trace.schedule)
         for rank in range(trace.ranks):
             pid = next(pids)
             yield _name("process", f"{label}/rank{rank}", pid)
@@ -55,8 +93,7 @@ def trace_events(traces: Sequence[Trace], labels: Sequence[str]) -> Iterator[Eve
             middle = (start + end) // 2
             for chain in flows:
                 yield from _flow(next(flow_ids), chain, middle, pid, tids)
-            for what, (born, dies) in buffers.items():
-                yield from _counter(what, start[born], end[dies], pid, trace.schedule)
+            yield from _counters(trace, rank, pid, their)
 
 
 def chains(schedule: Schedule) -> list[list[int]]:
@@ -110,22 +147,27 @@ def _flow(flow_id: int, chain: list[int], middle: Nanoseconds, pid: int, tids: N
                "pid": pid, "tid": tid}  # fmt: skip
 
 
-def _received(schedule: Schedule) -> dict[str, Nanoseconds]:
-    """Kind of buffer -> [2, buffer] positions of the ops that it is born at and dies with."""
-    lives: dict[str, list[tuple[int, int]]] = {}
-    for buffer in schedule.buffers:
-        if buffer.what.startswith("received"):
-            lives.setdefault(buffer.what, []).append((buffer.born, buffer.dies))
-    return {what: np.array(pairs).T for what, pairs in lives.items()}
+def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[Event]:
+    """What the rank keeps and what its links carry, whenever that changes; see the top of the file."""
+    start, end, talks = trace.start_s[rank], trace.end_s[rank], trace.on_communication
+    for what, (born, dies, size) in needs.received.items():
+        yield from _counter(what, "layers", pid, *counted(start[born], end[dies], size))
+    if needs.carried is None:
+        yield from _counter("transfers under way", "transfers", pid, *counted(start[talks], end[talks], 1.0))
+    else:
+        for what, (times, rate) in link_use(trace, rank, needs.carried).items():
+            yield from _counter(f"link, {what}", "GB/s", pid, times, rate / 1e9)
+    if needs.memories is not None:
+        held = needs.memories[rank]
+        waiting = {f"memory, {what}": size for what, size in held.bytes_of.items() if what != WORKING}
+        for name, size in {"memory": held.total_bytes, **waiting}.items():
+            kept = np.diff(size, prepend=np.nan) != 0
+            yield from _counter(name, "GB", pid, held.times_s[kept], size[kept] / 1e9)
 
 
-def _counter(what: str, born: Nanoseconds, dies: Nanoseconds, pid: int, schedule: Schedule) -> Iterator[Event]:
-    """How many layers' worth of buffers are alive, whenever that changes; `born` and `dies` [buffer]."""
-    times, at = np.unique(np.concatenate([born, dies]), return_inverse=True)
-    change = np.bincount(at[: len(born)], minlength=len(times)) - np.bincount(at[len(born) :], minlength=len(times))
-    alive = np.cumsum(change) / (schedule.top_k * schedule.micro_batches)
-    for ts, layers in zip(times.tolist(), alive.tolist(), strict=True):
-        yield {"ph": "C", "name": what, "ts": ts / 1e3, "pid": pid, "args": {"layers": layers}}
+def _counter(name: str, unit: str, pid: int, times_s: Array, values: Array) -> Iterator[Event]:
+    for ts, value in zip(_nanoseconds(times_s).tolist(), values.tolist(), strict=True):
+        yield {"ph": "C", "name": name, "ts": ts / 1e3, "pid": pid, "args": {unit: value}}
 
 
 def _args(op: Op) -> Event:

@@ -44,11 +44,21 @@ class Plan:
         self.groups, self.group_of = mesh.groups, number_of(mesh.groups)
         self.halves = mesh.halves if mesh.guidance > 1 else ()
         self.island_of = islands(cluster.fabric, mesh.groups)
-        sharers_meet = schedule.sharded_patches and len({*islands(cluster.fabric, mesh.sharers)}) < len(mesh.sharers)
-        everywhere = len(schedule.streams) > 2 or sharers_meet
-        crowded = [everywhere or self.island_of.count(island) > 1 for island in self.island_of]
-        self.shares = [mesh.group_ranks > 1 and each for each in crowded]
+        self.shares = shares(schedule, workload, cluster)
         self.parts = moving_parts(schedule, workload, cluster, ticks_per_s) if any(self.shares) else {}
+
+
+def shares(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[bool]:
+    """[group]: whether its transfers are flows, since others may be on their links at the same time."""
+    mesh = workload.mesh_of(schedule)
+    if mesh.group_ranks == 1:
+        return [False] * len(mesh.groups)
+    if len(schedule.streams) > 2:
+        return [True] * len(mesh.groups)
+    if schedule.sharded_patches and len({*islands(cluster.fabric, mesh.sharers)}) < len(mesh.sharers):
+        return [True] * len(mesh.groups)
+    island_of = [0] if len(mesh.groups) == 1 else islands(cluster.fabric, mesh.groups)
+    return [island_of.count(island) > 1 for island in island_of]
 
 
 def islands(fabric: Fabric, teams: Teams) -> list[int]:

@@ -56,7 +56,7 @@ def rivals(
     found = [_rival(source, "asked for", plan, workload, cluster, tell) for source, plan in plans]
     sync = _rival("sync", "exact", _plan("sync", steps, workload), workload, cluster, tell)
     others = []
-    for name, why, plan, work in _contenders(asked, steps, workload):
+    for name, why, plan, work in contenders(asked, steps, workload):
         try:
             others.append(_rival(name, why, plan, work, cluster, tell))
         except ValueError:
@@ -66,7 +66,7 @@ def rivals(
     return [sync, *found, *others, *few.values()]
 
 
-def _contenders(asked: Sequence[str], steps: int, workload: Workload) -> Iterator[tuple[str, str, Schedule, Workload]]:
+def contenders(asked: Sequence[str], steps: int, workload: Workload) -> Iterator[tuple[str, str, Schedule, Workload]]:
     """(name, why, schedule, workload) of every rival but sync and fewer steps."""
     for sources, why in [(_EXACT, "exact"), (_CACHING, "caching")]:
         for source in sources:

@@ -89,6 +89,9 @@ _DIT_MOE = [("S", 12, 384, 6, 8), ("S-16E", 12, 384, 6, 16), ("B", 12, 768, 12, 
 _DIT_MOE += [("XL", 28, 1152, 16, 8), ("G", 40, 1408, 16, 16)]
 MODELS = {
     "tiny": ModelShape("tiny", layers=4, hidden=256, heads=4, experts=8, classes=10, latent=16),  # for two cores
+    "digits": ModelShape(  # of 8 x 8 pixels, without a VAE
+        "digits", layers=6, hidden=64, heads=4, experts=8, mlp_ratio=2, channels=1, classes=10, latent=8
+    ),
     **{
         name: ModelShape(name, layers, hidden, heads, experts, qk_norm=name in ("XL", "G"))
         for name, layers, hidden, heads, experts in _DIT_MOE

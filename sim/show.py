@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sim.rivals import Rival
     from sim.trace import Trace
 
+Cells = tuple[list[str], list[list[str]]]  # of a table: its head, and its rows
 
 # ---------------------------------------------------------------------------------------------- traces
 
@@ -39,7 +40,12 @@ def trace_labels(traces: Sequence[Trace], labels: Sequence[str] | None = None) -
 
 
 def comparison_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:
-    """Table with a line a trace; speed-ups are over the first that is called sync, or over the first."""
+    """Table with a line a trace; see `comparison`."""
+    return grid(*comparison(traces, names))
+
+
+def comparison(traces: Sequence[Trace], names: Sequence[str]) -> Cells:
+    """Head and a row a trace; speed-ups are over the first that is called sync, or over the first."""
     base = next((i for i, trace in enumerate(traces) if trace.schedule.name == "sync"), 0)
     head = ["\nschedule", "\nmakespan", f"speed-up over\n{names[base]}", "median\nstep", "exposed\ncommunication",
             "busy\ncompute", "busy\ncomm.", "oldest\nage", "mean\nage"]  # fmt: skip
@@ -52,7 +58,7 @@ def comparison_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]
                      readable("_s", median(trace.step_s.tolist())),
                      f"{readable('_s', exposed)} {exposed / whole:5.1%}", *(f"{share:.1%}" for share in shares),
                      str(trace.staleness.max()), f"{trace.mean_age.mean():.2f}"])  # fmt: skip
-    return grid(head, rows)
+    return head, rows
 
 
 def kinds_table(traces: Sequence[Trace], names: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sim.critical import HOST, CriticalPath, gains_s
 from sim.report import Around, throughput
-from sim.show import folded, grid, kind_name
+from sim.show import Cells, folded, grid, kind_name
 from sim.units import readable
 
 if TYPE_CHECKING:
@@ -20,6 +20,12 @@ _LEAST = 0.01  # share of the makespan from which on a pair of kind and rank has
 
 def report_lines(trace: Trace, sent: dict[str, Array] | None, around: Around) -> list[str]:
     """What a trace comes to, then a table of its steps and one of its layers; equal neighbours share a row."""
+    rows = summary(trace, sent, around)
+    return [*grid(["", ""], rows)[1:], "", *grid(*steps_told(trace)), "", *grid(*layers_told(trace))]
+
+
+def summary(trace: Trace, sent: dict[str, Array] | None, around: Around) -> list[list[str]]:
+    """What a trace comes to: rows of a name and a value."""
     whole_s = trace.makespan_s
     rows = [["makespan", readable("_s", whole_s)], *_images(trace, around)]
     rows += [["all-to-all under way", f"{float(trace.all_to_all_s.mean()) / whole_s:.1%}"],
@@ -30,7 +36,7 @@ def report_lines(trace: Trace, sent: dict[str, Array] | None, around: Around) ->
     if sent is not None:
         each = sum(sent.values(), np.zeros(trace.ranks))
         rows.append(["sent by a rank", _range("_bytes", each.min(), each.max())])
-    return [*grid(["", ""], rows)[1:], "", *_steps(trace), "", *_layers(trace)]
+    return rows
 
 
 def _images(trace: Trace, around: Around) -> list[list[str]]:
@@ -53,8 +59,8 @@ def _range(name: str, low: float, high: float) -> str:
     return " to ".join(texts)
 
 
-def _steps(trace: Trace) -> list[str]:
-    """A line a step: its time, that of its layers, and ages."""
+def steps_told(trace: Trace) -> Cells:
+    """Head, and a row a step: its time, that of its layers, and ages; equal neighbours share a row."""
     cells = [
         (readable("_s", seconds), _range("_s", layers.min(), layers.max()), str(ages.max()), f"{mean:.2f}")
         for seconds, layers, ages, mean in zip(
@@ -62,18 +68,18 @@ def _steps(trace: Trace) -> list[str]:
         )
     ]
     rows = [[_span(run), *cells[run[0]]] for run in folded(cells)]
-    return grid(["step", "seconds", "a layer", "oldest age", "mean age"], rows)
+    return ["step", "seconds", "a layer", "oldest age", "mean age"], rows
 
 
-def _layers(trace: Trace) -> list[str]:
-    """A line a layer: its time in a step, fastest, median and slowest, and its oldest age."""
+def layers_told(trace: Trace) -> Cells:
+    """Head, and a row a layer: its time in a step, fastest, median and slowest, and its oldest age."""
     seconds, ages = trace.layer_s, trace.staleness.max(axis=(0, 2))
     cells = [
         (*(readable("_s", s) for s in (mine.min(), float(np.median(mine)), mine.max())), str(age))
         for mine, age in zip(seconds.T, ages, strict=True)
     ]
     rows = [[_span(run), *cells[run[0]]] for run in folded(cells)]
-    return grid(["layer", "fastest", "median", "slowest", "oldest age"], rows)
+    return ["layer", "fastest", "median", "slowest", "oldest age"], rows
 
 
 def _span(run: range) -> str:
@@ -81,6 +87,11 @@ def _span(run: range) -> str:
 
 
 def critical_lines(path: CriticalPath, share: float) -> list[str]:
+    """`critical_told` as a table."""
+    return grid(*critical_told(path, share))
+
+
+def critical_told(path: CriticalPath, share: float) -> Cells:
     """What the critical path is made of, and what the makespan would lose if ops took `share` less time.
 
     First by kind of op on all ranks, then by kind and rank where that holds a hundredth of it."""
@@ -96,7 +107,7 @@ def critical_lines(path: CriticalPath, share: float) -> list[str]:
          _gain(gains.get((kind, rank)), whole_s)]
         for (kind, rank), s in on.items()
     ]  # fmt: skip
-    return grid(["on the critical path", "rank", "seconds", "share", f"gain if {share:.0%} faster"], rows)
+    return ["on the critical path", "rank", "seconds", "share", f"gain if {share:.0%} faster"], rows
 
 
 def _name(kind: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +21,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from sim.output import whole_file
+from sim.pictures.style import PAGE_IN, picture_format, save_figure, styled
 from sim.schedule import KINDS
 from sim.show import kind_name, trace_labels
 from sim.trace import Trace
 from sim.units import readable
+
+__all__ = ["COLOURS", "draw_timeline", "picture_format", "save_figure"]
 
 Array = npt.NDArray[np.float64]
 
@@ -34,7 +35,6 @@ COLOURS = {
     "A": "#E69F00", "S": "#F0E442", "E": "#D55E00", "R": "#009E73", "D": "#56B4E9", "C": "#0072B2", "N": "#CC79A7",
     "P": "#CCCCCC", "F": "#AAAAAA", "Z": "#888888", "Q": "#F5C77E", "K": "#4B4B4B",
 }  # fmt: skip
-_FORMATS = (".pdf", ".png", ".svg")
 _WAIT = "#555555"
 _DARK = "CEKZ"  # kinds whose names are written in white
 _HATCH = "////"  # ops that carry an older step's tokens
@@ -48,13 +48,14 @@ _ARROW_PT, _ARROW_NAME_PT = 8, 24  # how far apart arrows, and arrows with names
 _CHARACTER = 0.61  # width of a character of DejaVu Sans Mono, in font sizes
 
 
+@styled
 def draw_timeline(
     traces: Sequence[Trace],
     *,
     step: int | None = None,
     ranks: Sequence[int] | None = None,
     labels: Sequence[str] | None = None,
-    width_in: float = 7.0,
+    width_in: float = PAGE_IN,
 ) -> Figure:
     """A panel a trace, each from its own begin on, over time in ms; `ranks` are those drawn (default: all).
 
@@ -82,23 +83,6 @@ def draw_timeline(
     figure.legend(handles=legend, loc="lower center", ncols=columns, fontsize=_TEXT_PT - 0.5, frameon=False,
                   handlelength=1.4, columnspacing=1.2, labelspacing=0.25, borderpad=0.1)  # fmt: skip
     return figure
-
-
-def save_figure(figure: Figure, path: Path | str) -> None:
-    """Writes `figure` in the format that the suffix of `path` names, whole or not at all.
-
-    Raises ValueError for a suffix that is no format, OSError if `path` cannot be written."""
-    kind = picture_format(path)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200)
-
-
-def picture_format(path: Path | str) -> str:
-    """The format that the suffix of `path` names.  Raises ValueError if there is no such format."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in _FORMATS:
-        raise ValueError(f"{path}: the name of a picture ends in one of {', '.join(_FORMATS)}")
-    return suffix[1:]
 
 
 @dataclass(frozen=True)
@@ -142,6 +126,11 @@ class _Panel:
     def top(self, n: int, stream: str) -> float:
         """Upper edge of a stream of the n-th rank drawn, in rows from above."""
         return n * self.of_rank + self.streams.index(stream) + _GAP * (stream != "compute")
+
+    def foot(self, n: int, name: str) -> float:
+        """Where an arrow from the op `name` begins on the n-th rank drawn: at its box, or below one that computes."""
+        stream = self.trace.schedule.ops[self.trace.schedule.position[name]].stream
+        return self.top(n, stream) + (1 + _GAP if stream == "compute" else 0)
 
     def ms(self, time_s: npt.ArrayLike) -> Array:
         """Milliseconds from the panel's begin, cut off at both of its ends."""
@@ -243,11 +232,12 @@ def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
     for n, rank in enumerate(panel.ranks):
         reads = panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_PT)
         named = len(panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_NAME_PT)) > 0
-        low, high = panel.top(n, "compute") + 1 + _GAP, panel.top(n, "compute") + 1
+        high = panel.top(n, "compute") + 1
         for added, combines in reads:
             tip = (float(panel.ms(added)), high)
-            for end in combines.values():
+            for name, end in combines.items():
                 if end > panel.begin_s:
+                    low = panel.foot(n, name)
                     axes.annotate("", tip, (float(panel.ms(end)), low), arrowprops=look, zorder=2)
             if before := " ".join(name for name, end in combines.items() if end <= panel.begin_s):
                 axes.annotate(before if named else " ", tip, (-6, -6), textcoords="offset points", arrowprops=look,
@@ -262,13 +252,15 @@ def _dress(panel: _Panel, axes: Axes) -> None:
     name = panel.name if trace.schedule.name in panel.name else f"{panel.name} {trace.schedule.name}"
     title = f"{name}: makespan {whole}" if panel.step is None else f"{name}, step {panel.step}: {shown} of {whole}"
     left: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
-    axes.annotate(title, (0, 1), (2 - _LEFT_IN * 72, 4), "axes fraction", fontsize=_TEXT_PT + 0.5, **left)
+    width_in = axes.get_window_extent().width / axes.figure.dpi + _LEFT_IN
+    fits_pt = width_in * 72 / (_CHARACTER * len(title))
+    axes.annotate(title, (0, 1), (2 - _LEFT_IN * 72, 4), "axes fraction", fontsize=min(_TEXT_PT + 0.5, fits_pt), **left)
     axes.set_ylim(panel.rows + 0.1, -0.1)
     rows = [(panel.top(n, stream) + 0.5, stream) for n in range(len(panel.ranks)) for stream in panel.streams]
     axes.set_yticks([y for y, _ in rows], [stream for _, stream in rows], fontsize=_TEXT_PT - 0.5)
     for n, rank in enumerate(panel.ranks):
-        middle = panel.top(n, "compute") + (len(panel.streams) + _GAP) / 2
-        axes.annotate(f"rank {rank}", (0, middle), (2 - _LEFT_IN * 72, 0), ("axes fraction", "data"),
+        beside = (0, panel.top(n, "compute") + 0.5)
+        axes.annotate(f"rank {rank}", beside, (2 - _LEFT_IN * 72, 0), ("axes fraction", "data"),
                       fontsize=_TEXT_PT - 0.5, va="center", **left)  # fmt: skip
     axes.axvline(float(panel.ms(panel.end_s)), color="black", linewidth=0.6)
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.5)

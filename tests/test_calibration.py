@@ -14,17 +14,16 @@ from cases import cluster
 from rich.console import Console
 from typer.testing import CliRunner
 
-from calibration import results, samples
-from calibration.cells import Cell
+from calibration import results
+from calibration.cells import Cell, orders
 from calibration.cli import app
-from calibration.compare import compare, kind_error
-from calibration.demo import Plan, demo
+from calibration.compare import compare
+from calibration.demo import demo
 from calibration.echo import EchoTransport
 from calibration.fit import NO_SLOPE, fit
-from calibration.measure import measure
+from calibration.plan import Plan
 from calibration.samples import Sample
 from realrun.ranks import RankContext, Ranks
-from realrun.run import Settings
 from realrun.transport import GlooTransport
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.engine import simulate
@@ -45,18 +44,19 @@ def synthetic(noise: float, outliers: int = 0) -> list[Sample]:
         for flops in [1e8, 2e8, 3e8] * 12:
             alone_s = 1e-3 + flops / 50e9
             made.append(Sample("op", kind, flops, alone_s * np.exp(noise * rng.standard_normal()), 0))
-            made.append(Sample("op", kind, flops, 1.2 * alone_s, 0, loaded=True, link_bytes_per_s=RATE))
+            for load in (0.5, 1.0):
+                made.append(Sample("op", kind, flops, (1 + 0.2 * load) * alone_s, 0, load, RATE))
     for size in [2.5e5, 5e5, 1e6] * 12:
         for form in ("dispatch", "combine"):
             counts_s = 1e-3 if form == "dispatch" else 0.0
             queued_s = 2e-3 + counts_s + size / RATE
             rested_s = queued_s - (50e3 / RATE if form == "combine" else 0.0)
             jitter = np.exp(noise * rng.standard_normal())
-            made.append(Sample("transfer", form, size, rested_s * jitter, 0, False, RATE))
-            made.append(Sample("transfer", form, size, queued_s * jitter, 0, False, RATE, queued=True))
-            made.append(Sample("transfer", form, size, 1.1 * queued_s, 0, True, RATE, queued=True))
+            made.append(Sample("transfer", form, size, rested_s * jitter, 0, 0.0, RATE))
+            made.append(Sample("transfer", form, size, queued_s * jitter, 0, 0.0, RATE, queued=True))
+            made.append(Sample("transfer", form, size, 1.1 * queued_s, 0, 1.0, RATE, queued=True))
     made += [Sample("gap", subject, 0.0, s, 0) for subject, s in GAPS.items()] * 9
-    wild = [i for i, sample in enumerate(made) if sample.what == "op" and not sample.loaded][:: len(COMPUTE_KINDS) * 3]
+    wild = [i for i, sample in enumerate(made) if sample.what == "op" and sample.alone][:: len(COMPUTE_KINDS) * 3]
     for i in wild[:outliers]:
         made[i] = replace(made[i], seconds=made[i].seconds * 20)
     return made
@@ -104,7 +104,7 @@ def test_a_fit_says_what_was_not_measured(lacking: tuple[str, str | None, bool],
     some = [
         s
         for s in synthetic(0.0)
-        if not (s.what == what and s.loaded == loaded and (subject is None or s.subject == subject))
+        if not (s.what == what and s.alone != loaded and (subject is None or s.subject == subject))
     ]
     with pytest.raises(ValueError, match=message):
         fit(some, 2, RATE, META)
@@ -124,13 +124,12 @@ def test_errors_are_signed_and_told_apart_by_level() -> None:
     truth = cluster()
     slow_attention = replace(truth, compute={**truth.compute, "A": Rate(9e-6, 1e12)})
     rows = compare(simulate(schedule, workload, slow_attention), simulate(schedule, workload, truth))
-    assert {row.level for row in rows} == {"run", "step", "layer", "kind"}
-    by_kind = {row.key: row.error for row in rows if row.level == "kind"}
+    assert {row.level for row in rows} == {"run", "step", "layer", "op", "collective"}
+    by_kind = {row.key: row.error for row in rows if row.level in ("op", "collective")}
     assert by_kind["A"] > 0.5
     assert [by_kind[kind] for kind in "SERFZDC"] == pytest.approx([0.0] * 7, abs=1e-6)
     assert all(row.error > 0 for row in rows if row.level in ("run", "step", "layer"))
-    assert kind_error(rows, collectives=False) > 0
-    assert kind_error(rows, collectives=True) == pytest.approx(0.0, abs=1e-6)
+    assert {row.key for row in rows if row.level == "collective"} == {"D", "C"}
     assert {row.error for row in compare(*[simulate(schedule, workload, truth)] * 2)} == {0.0}
 
 
@@ -145,19 +144,46 @@ def made_up_cells() -> list[Cell]:
     workload, slow = Workload(TINY, 2, 2), cluster()
     fast = replace(slow, compute=dict.fromkeys(COMPUTE_KINDS, Rate(1e-6, 1e12)))
     schedules = [load_schedule(name, 4, 2) for name in ("sync", "interweaved")]
-    return [Cell(RATE, [simulate(s, workload, slow)] * 3, [simulate(s, workload, fast)] * 3) for s in schedules]
+    draws = [np.linspace(0.1, 1.1, 21)] * 3
+    return [
+        Cell(s.name, RATE, [simulate(s, workload, slow)] * 3, [simulate(s, workload, fast)] * 3, draws)
+        for s in schedules
+    ]
 
 
 def test_results_survive_a_file_and_a_table(tmp_path: Path) -> None:
-    summary = results.summarise(made_up_cells())
-    results.save(tmp_path / "results.json", summary, META)
-    assert results.load(tmp_path / "results.json") == (summary, META)
+    summary = results.summarise(made_up_cells(), META)
+    results.save(tmp_path / "results.json", summary)
+    assert results.load(tmp_path / "results.json") == summary
     table = results.markdown(summary).splitlines()
-    assert table[0].startswith("| link | schedule | stale pred. | stale meas. | seconds pred. |")
+    assert table[0].startswith("| link | schedule | stale pred. | stale meas. | seconds pred. | seconds 90 % |")
     assert len({line.count("|") for line in table}) == 1
     (tmp_path / "other.json").write_text(json.dumps({"cells": [{"speed": 1}]}))
     with pytest.raises(ValueError, match=r"other\.json holds no results"):
         results.load(tmp_path / "other.json")
+
+
+def test_an_interval_covers_what_lies_in_it() -> None:
+    cell = made_up_cells()[0]
+    assert cell.interval_s == pytest.approx((0.15, 1.05))
+    outside = replace(cell, draws=[np.linspace(0.1, 1.1, 21) * cell.measured_s * 1e3] * 3)
+    inside = replace(cell, draws=[np.linspace(0.1, 1.9, 21) * cell.measured_s] * 3)
+    assert [c.runs_inside for c in (outside, inside)] == [0.0, 1.0]
+    summary = results.summarise([inside, replace(outside, text="other")], META)
+    assert [c.inside for c in summary.cells] == [True, False]
+    assert (summary.covered, summary.runs_covered) == (0.5, 0.5)
+
+
+def test_orders_count_pairs_that_differ_by_more_than_their_spread() -> None:
+    slow, fast = made_up_cells()
+    backwards = replace(fast, predicted=[replace(t, end_s=t.end_s + 9.0) for t in fast.predicted], text="late")
+    (order,) = orders(
+        [slow, replace(fast, measured=[replace(t, end_s=t.end_s / 2, start_s=t.start_s / 2) for t in fast.measured])]
+    )
+    assert order.pairs == 1
+    assert order.told == float(fast.predicted_s < slow.predicted_s)
+    (wrong,) = orders([slow, backwards])
+    assert wrong.predicted == ("sync", "late")
 
 
 def test_staleness_that_differs_anywhere_is_told() -> None:
@@ -165,24 +191,9 @@ def test_staleness_that_differs_anywhere_is_told() -> None:
     ages = other.measured[0].staleness.copy()
     ages[2, 1, 1] += 1
     wrong = replace(other, measured=[*other.measured[:2], replace(other.measured[0], staleness=ages)])
-    right, differs = results.summarise([sync, other])[1], results.summarise([sync, wrong])[1]
+    right, differs = (results.summarise([sync, cell], META).cells[1] for cell in (other, wrong))
     assert right.staleness_equal
     assert not differs.staleness_equal
-    assert any("DIFFERS" in text for text in differs.row())
-
-
-# ---------------------------------------------------------------------------------------------- bundles
-
-
-def test_a_bundle_survives_a_folder(tmp_path: Path) -> None:
-    taken, meta = synthetic(0.05), samples.machine()
-    samples.save(tmp_path / "bundle", taken, meta)
-    assert samples.load(tmp_path / "bundle") == (taken, meta)
-    assert {"date", "command", "processor", "cores", "python"} <= meta.keys()
-    with (tmp_path / "bundle" / "samples.jsonl").open("a") as file:
-        file.write('{"what": "op"}\n')
-    with pytest.raises(ValueError, match=rf"samples.jsonl, line {len(taken) + 1}: .*missing"):
-        samples.load(tmp_path / "bundle")
 
 
 # ----------------------------------------------------------------------------------------- on real ranks
@@ -192,17 +203,6 @@ def test_a_bundle_survives_a_folder(tmp_path: Path) -> None:
 def ranks() -> Iterator[Ranks]:
     with Ranks(2, timeout_s=20) as pool:
         yield pool
-
-
-def test_measuring_yields_all_that_a_fit_needs(ranks: Ranks) -> None:
-    workload, told = Workload(TINY, 2, 8, wire="float32"), []
-    taken = [*measure(ranks, workload, Settings(), [RATE], images=[2], steps=20, repeats=2, progress=told.append)]
-    assert told == ["compute alone", "transfers alone, 20 MB/s", "compute and transfers together, 20 MB/s"]
-    assert {s.rank for s in taken} == {0, 1}
-    assert min(s.seconds for s in taken if s.subject != "wake") > 0
-    experts = sorted({s.size for s in taken if s.subject == "E"})
-    assert experts[-1] > experts[0], "routing makes sizes of its own"
-    assert fit(taken, 2, RATE, META).ranks == 2
 
 
 def test_an_echo_computes_as_many_rows_as_if_all_ranks_sent_alike(ranks: Ranks) -> None:
@@ -223,17 +223,18 @@ def check_echo(context: RankContext) -> None:
 
 
 def test_the_main_job_in_small(tmp_path: Path) -> None:
-    workload = Workload(TINY, 2, 8, wire="float32")
-    plan = Plan(workload=workload, steps=4, rates=(RATE, 4 * RATE), images=(2,), rounds=2)
-    console = Console(record=True, width=100, force_terminal=False)
-    cells = demo(plan, tmp_path / "out", console)
+    plan = Plan(images=2, rates=(20e6, 80e6), schedules=("sync", "interweaved"), steps=3, rounds=1, other_images=(1,),
+                calibration_steps=3, repeats=2, loads=(1.0,))  # fmt: skip
+    console = Console(record=True, width=140, force_terminal=False)
+    found = demo(plan, tmp_path / "out", console)
     said = console.export_text()
-    assert len(cells) == 6
-    assert all(cell.same_staleness() for cell in cells)
+    assert len(found) == 4
+    assert all(cell.same_staleness() for cell in found)
     assert "makespan off by" in said
-    for name in ("sync", "displaced", "interweaved"):
+    assert "interweaved: " in said.split("digits.png")[1]
+    for name in plan.schedules:
         assert said.count(name) >= 2
-    files = "results.json timeline.png trace.json samples/samples.jsonl simulated.trace measured.trace"
+    files = "results.json timeline.png trace.json digits.png bundle/meta.json simulated.trace measured.trace"
     for file in files.split():
         assert (tmp_path / "out" / file).stat().st_size > 0
     events = json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from realrun.execute import RankRun, execute
-from realrun.model import DiTMoE, load
+from realrun.model import DiTMoE
+from realrun.parameters import load
 from realrun.ranks import RankContext, Ranks
 from realrun.reference import reference
 from realrun.transport import open_streams

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from realrun.model import Block, DiTMoE, load, random_state
+from realrun.model import Block, DiTMoE
+from realrun.parameters import load, random_state
 from sim.workload import MODELS, ModelShape
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.memory_time import memory_over_time
 from sim.perfetto import chains, write_perfetto
+from sim.report import sent_bytes
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -133,7 +135,8 @@ def test_a_residual_ends_a_chain_for_every_step_that_it_reads(schedule: Schedule
 def test_counters_are_what_is_alive(schedule: Schedule, tmp_path: Path) -> None:
     """At every change, against the buffers whose first op has begun and whose last has not ended."""
     trace, layer = run(schedule), schedule.top_k * schedule.micro_batches
-    counters = [e for e in events([trace], tmp_path) if e["ph"] == "C"]
+    found = [e for e in events([trace], tmp_path) if e["ph"] == "C"]
+    counters = [e for e in found if e["name"] != "transfers under way"]
     assert {(e["pid"], e["name"]) for e in counters} == {
         (p, f"received {w}") for p in (1, 2) for w in ("dispatch", "combine")
     }
@@ -143,6 +146,58 @@ def test_counters_are_what_is_alive(schedule: Schedule, tmp_path: Path) -> None:
         alive = [b for b in schedule.buffers if start[rank, b.born] <= now < end[rank, b.dies]]
         assert event["args"]["layers"] == sum(b.what == event["name"] for b in alive) / layer
     assert {e["args"]["layers"] for e in counters if e["pid"] == 1} > {0}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_transfers_under_way_are_counted(schedule: Schedule, tmp_path: Path) -> None:
+    trace = run(schedule)
+    found = [e for e in events([trace], tmp_path) if e["name"] == "transfers under way"]
+    start, end = (np.rint(a[:, trace.on_communication] * 1e9) for a in (trace.start_s, trace.end_s))
+    assert {e["pid"] for e in found} == {1, 2}
+    for event in found:
+        rank, now = event["pid"] - 1, round(event["ts"] * 1e3)
+        assert event["args"]["transfers"] == ((start[rank] <= now) & (now < end[rank])).sum()
+
+
+def work(schedule: Schedule) -> Workload:
+    """What `run` runs."""
+    workload = Workload(model(schedule), 2, 4)
+    return replace(workload, routing=skewed(schedule, workload, seed=1))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.name)
+def test_link_counters_add_up_to_the_bytes_that_were_sent(schedule: Schedule, tmp_path: Path) -> None:
+    trace, workload = run(schedule), work(schedule)
+    write_perfetto([trace], tmp_path / "t.json", workloads=[workload])
+    found = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    sent = sum(sent_bytes(schedule, workload).values(), np.zeros(2))
+    for pid in (1, 2):
+        for what, total in [("sent", sent[pid - 1]), ("received", sent[2 - pid])]:
+            mine = [e for e in found if e["ph"] == "C" and e["name"] == f"link, {what}" and e["pid"] == pid]
+            assert mine[-1]["args"]["GB/s"] == 0
+            carried = sum(a["args"]["GB/s"] * (b["ts"] - a["ts"]) * 1e3 for a, b in pairwise(mine))
+            assert carried == pytest.approx(total, rel=0.01)  # times are whole nanoseconds
+
+
+def test_memory_counters_are_the_memory_model_over_time(tmp_path: Path) -> None:
+    schedule = SCHEDULES[4]
+    trace, workload = run(schedule), work(schedule)
+    write_perfetto([trace], tmp_path / "t.json", workloads=[workload])
+    found = [e for e in json.loads((tmp_path / "t.json").read_text())["traceEvents"] if e["ph"] == "C"]
+    for rank, held in enumerate(memory_over_time(trace, workload)):
+        mine = [e["args"]["GB"] * 1e9 for e in found if e["name"] == "memory" and e["pid"] == rank + 1]
+        assert max(mine) == pytest.approx(held.peak_bytes)
+        names = {e["name"] for e in found if e["pid"] == rank + 1 and e["name"].startswith("memory, ")}
+        assert names == {f"memory, {what}" for what in held.bytes_of if what != "working space"}
+
+
+def test_a_workload_that_did_not_run_is_refused(tmp_path: Path) -> None:
+    trace = run(SCHEDULES[2])
+    with pytest.raises(ValueError, match="layers"):
+        write_perfetto([trace], tmp_path / "t.json", workloads=[work(load_schedule("sync", 4, 2))])
+    with pytest.raises(ValueError, match="the workload is for 4 ranks, the trace has 2"):
+        write_perfetto([trace], tmp_path / "t.json", workloads=[replace(work(SCHEDULES[2]), ranks=4, routing=None)])
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_traces_side_by_side_are_told_apart(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ _ROUNDING = 0.005  # a published number stands for all that round to it
 
 def page(found: Found) -> str:
     """The whole page."""
-    tables = {
+    filled = {key: text.rstrip("\n") for key, text in tables(found).items()}
+    return _WORDS.read_text().format(**filled, **_values(found))
+
+
+def tables(found: Found) -> dict[str, str]:
+    """The page's tables and lists, in Markdown, by the names that page.md has for them."""
+    return {
         "predicted": _predicted(found["draws"]),
         "unknown": _unknown(),
         "causes": "\n".join(_causes(reading, rows) for reading, rows in found["causes"].items()),
@@ -29,7 +35,6 @@ def page(found: Found) -> str:
         "distrifusion": _distrifusion(found["distrifusion"]),
         "rivals": _rivals(_by_label(found["rivals"])),
     }
-    return _WORDS.read_text().format(**{key: text.rstrip("\n") for key, text in tables.items()}, **_values(found))
 
 
 def _values(found: Found) -> dict[str, object]:

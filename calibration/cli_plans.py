@@ -1,0 +1,172 @@
+"""The commands that work by a plan: measure, compare; and those that read what they wrote."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from calibration.plan import Plan
+    from calibration.session import Patience, Start
+
+_PlanFile = Annotated[
+    Path | None, typer.Argument(metavar="[PLAN]", help="A plan (calibration/plans); without: the default.")
+]
+_Rounds = Annotated[int | None, typer.Option(help="Rounds, instead of the plan's; more than are there go on.")]
+_Timeout = Annotated[float, typer.Option(help="Seconds that a rank waits for another.")]
+_Others = Annotated[
+    float, typer.Option(help="Seconds to wait, before each job, for other programs to come to rest; 0: do not care.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file to `app`."""
+    for command in (measure, fit, report, compare, evaluate):
+        app.command()(command)
+
+
+def measure(
+    plan: _PlanFile = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle: a folder, new or begun.")] = Path("out/bundle"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One round, fewer sizes: at most five minutes on 8 GPUs.")
+    ] = False,
+    backend: Annotated[
+        str | None, typer.Option(help="How ranks reach each other (realrun/backends), with settings.")
+    ] = None,
+    ranks: Annotated[int | None, typer.Option(help="Ranks to start; torchrun says its own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose sizes are measured.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images a rank.")] = None,
+    rounds: _Rounds = None,
+    timeout: _Timeout = 60.0,
+    patience: _Others = 10.0,
+) -> None:
+    """Measures everything that a Cluster needs; a call that was interrupted goes on where it stopped."""
+    from calibration.session import carry_out
+
+    found = _plan(plan, rounds)
+    changed = {"backend": backend, "ranks": ranks, "model": model, "images": images}
+    found = replace(found, schedules=(), **{key: value for key, value in changed.items() if value is not None})  # type: ignore[arg-type]
+    found, start = _joined(found, ranks)
+    found = found.quick() if quick else found
+    carry_out(found, out, Console(), timeout_s=timeout, patience=_patience(patience), start=start)
+
+
+def compare(
+    plan: Annotated[list[Path], typer.Argument(help="A plan; or two traces of one schedule, predicted and measured.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle: a folder, new or begun.")] = None,
+    rounds: _Rounds = None,
+    timeout: _Timeout = 60.0,
+    patience: _Others = 10.0,
+) -> None:
+    """Measures, runs and predicts the cells of a plan, and says how far off predictions were, level by level."""
+    from calibration.session import carry_out
+
+    if len(plan) == 2:
+        return _compare_traces(*plan)
+    if len(plan) != 1 or out is None:
+        raise ValueError("compare takes a plan and --out FOLDER, or two traces")
+    found, start = _joined(_plan(plan[0], rounds), None)
+    console = Console()
+    carry_out(found, out, console, timeout_s=timeout, patience=_patience(patience), start=start)
+    if os.environ.get("RANK", "0") == "0":
+        _evaluate(out, console)
+    return None
+
+
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="A bundle with runs in it.")],
+) -> None:
+    """Predicts the runs of a bundle anew, from its samples, and writes results and clusters beside them."""
+    _evaluate(folder, Console())
+
+
+def fit(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for clusters; without: the bundle's.")] = None,
+) -> None:
+    """Fits a Cluster for each link rate to a bundle, and says how sure each number is, and what cannot be told."""
+    from calibration.bundle import Bundle
+    from calibration.plan import Plan, rate_name
+    from calibration.predict import fit_of
+    from calibration.report import numbers
+
+    bundle, console = Bundle(folder), Console()
+    plan, samples = Plan.of(bundle.meta()["plan"]), bundle.samples()
+    for rate in plan.rates:
+        found = fit_of(samples, plan, rate, bundle.machine)
+        path = (out or folder) / f"cluster-{rate_name(rate)}.yaml"
+        found.cluster.save(path)
+        console.print(f"{path}: {found.cluster.name}")
+        for name, value, (low, high) in numbers(found):
+            console.print(f"  {name:28} {value}  ({low} to {high})")
+        for warning in found.warnings:
+            console.print(f"  warning: {warning}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="A bundle.")],
+    html: Annotated[Path, typer.Option(help="The page.")] = Path("calibration.html"),
+) -> None:
+    """A page with fits, residuals, leave-one-out errors and, of a bundle with runs, predictions against them."""
+    from calibration.bundle import Bundle
+    from calibration.report import write
+
+    write(Bundle(folder), html)
+
+
+def _evaluate(folder: Path, console: Console) -> None:
+    from calibration.bundle import Bundle
+    from calibration.demo import show, write_results
+    from calibration.plan import Plan
+    from calibration.predict import cells
+
+    bundle = Bundle(folder)
+    plan = Plan.of(bundle.meta()["plan"])
+    with console.status("predicting") as status:
+        found = cells(bundle, plan, status.update)
+    show(write_results(bundle, plan, found, folder), console)
+
+
+def _patience(seconds: float) -> Patience:
+    from calibration.session import Patience
+
+    return Patience(seconds=seconds) if seconds else Patience(tries=1, seconds=0.0)
+
+
+def _plan(path: Path | None, rounds: int | None) -> Plan:
+    from calibration.plan import Plan
+
+    found = Plan() if path is None else Plan.load(path)
+    return found if rounds is None else replace(found, rounds=rounds)
+
+
+def _joined(plan: Plan, ranks: int | None) -> tuple[Plan, Start | None]:
+    """The plan for the ranks that torchrun started, and how they come together; as it is without torchrun."""
+    from realrun.joined import joined, started_by_torchrun
+
+    if not started_by_torchrun():
+        return plan, None
+    world = int(os.environ["WORLD_SIZE"])
+    if ranks is not None:
+        raise ValueError(f"--ranks {ranks} has no effect under torchrun, which started {world}")
+    return replace(plan, ranks=world), lambda _, timeout_s: joined(timeout_s)
+
+
+def _compare_traces(predicted: Path, measured: Path) -> None:
+    """Prints how far one trace is from another of the same schedule."""
+    from rich.table import Table
+
+    from calibration.compare import compare as compare_traces
+    from sim.trace import Trace
+
+    table = Table("level", "which", "predicted / ms", "measured / ms", "error")
+    for row in compare_traces(Trace.load(predicted), Trace.load(measured)):
+        seconds = (f"{1e3 * s:.3f}" for s in (row.predicted_s, row.measured_s))
+        table.add_row(row.level, row.key, *seconds, f"{row.error:+.1%}")
+    Console().print(table)

@@ -1,0 +1,94 @@
+"""Transfers to the links of a Cluster: pairs with a link each, or hosts with a card each.
+
+Pairs: latency_s + bytes / bytes_per_s of the fullest, less the burst of a link that has rested, plus counts_s of a
+dispatch, which brings its counts along.  Hosts: the same of the fullest card, without a burst (a card's is 4 kB);
+what a dispatch takes longer is spread over both, since routes know latencies only.  Ignores what ranks of one host
+send each other while a card is busy: loopback is far faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from calibration.lines import Array, Line, fit_line, scatter
+from calibration.samples import Sample
+from sim.cluster import Link
+from sim.network import Network, Resource, Route
+from sim.units import readable
+
+
+@dataclass(frozen=True, eq=False)
+class LinkFit:
+    """A line through the transfers at one rate, its features as `features` makes them."""
+
+    line: Line
+    rate: float  # that was set
+    jitter: dict[str, float]  # kind of collective -> standard deviation of the logarithm
+    host_ranks: int  # ranks that share a card; 0: every pair has a link of its own
+    local_bytes_per_s: float = 0.0  # between two ranks of one host
+
+    def link(self, coefficients: Array, ranks: int) -> Link | Network:
+        """The cluster's link, of coefficients that were fitted or drawn."""
+        latency_s, counts_s, s_per_byte, burst_s = np.maximum(coefficients, 0.0).tolist()
+        bytes_per_s = 1 / max(s_per_byte, 1e-15)
+        if not self.host_ranks:
+            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, buffered=True)
+        card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2)
+        local = Resource(self.local_bytes_per_s)
+        within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
+        resources = {"local": local, "card": card} if within else {"card": card}
+        return Network(resources, (*within, Route(ranks, ("card",))))
+
+    def slow_down(self, samples: Sequence[Sample]) -> float:
+        """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
+        mine = [s for s in samples if is_transfer(s, self.rate, alone=False)]
+        if not mine:
+            raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
+        return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
+
+
+def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
+    """The line through transfers alone at one rate.  Raises ValueError if there is none."""
+    mine = [s for s in samples if is_transfer(s, rate, alone=True)]
+    if not mine:
+        raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
+    line = fit_line(features(mine, host_ranks), seconds(mine), rng)
+    # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.
+    rested = {form: [s for s in mine if not s.queued and s.subject == form] or mine for form in ("dispatch", "combine")}
+    noise = {form: scatter(line.at(features(some, host_ranks)), seconds(some)) for form, some in rested.items()}
+    jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
+    found = LinkFit(line, rate, jitter, host_ranks)
+    return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
+
+
+def _local(samples: Sequence[Sample]) -> float:
+    """Bytes a second between two ranks of one host: the median of the larger transfers on links without a rate."""
+    mine = [s for s in samples if s.what == "transfer" and s.link_bytes_per_s is None and s.alone and not s.queued]
+    if not mine:
+        raise ValueError("the samples hold no transfer over links without a rate")
+    large = np.median([s.size for s in mine])
+    return float(np.median([s.size / s.seconds for s in mine if s.size >= large]))
+
+
+def is_transfer(sample: Sample, rate: float, alone: bool) -> bool:
+    """Whether it is one at this rate, beside nothing or beside computing ranks."""
+    return sample.what == "transfer" and sample.alone == alone and sample.link_bytes_per_s == rate
+
+
+def features(samples: Sequence[Sample], host_ranks: int) -> Array:
+    """[sample, (1, is a dispatch, bytes, -1 where a burst passes)].
+
+    A rested link lets a burst of a combine pass; a dispatch's counts go first, and wake the link."""
+    rows = []
+    for s in samples:
+        dispatch = s.subject == "dispatch"
+        bursts = not (host_ranks or dispatch or s.queued)
+        rows.append((1.0, dispatch, s.across_bytes if host_ranks else s.size, -float(bursts)))
+    return np.array(rows, dtype=np.float64).reshape(-1, 4)
+
+
+def seconds(samples: Sequence[Sample]) -> Array:
+    """[sample]"""
+    return np.array([s.seconds for s in samples], dtype=np.float64)

@@ -1,0 +1,145 @@
+"""Predictions of the runs of a bundle, from its microbenchmarks alone.
+
+A run of round r is predicted from the samples just before and just after it, rounds r and r + 1; no run is ever fitted
+to, and of earlier runs a prediction knows only which experts the router chose.  The interval of a prediction holds
+what the fit leaves open (bootstrap), the noise of a run (jitter), and the drift of the machine between measuring and
+running: what a calibration round is off the mean of its two neighbours, which is how a run lies to its own two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import numpy as np
+
+from calibration.bundle import Bundle
+from calibration.cells import Cell
+from calibration.fit import Fit, fitted, op_features
+from calibration.fit_links import features, is_transfer, seconds
+from calibration.lines import Array
+from calibration.plan import Job, Plan
+from calibration.samples import Sample
+from realrun.backend import load_backend
+from sim.cluster import Cluster, Link, Rate
+from sim.engine import simulate
+from sim.schedule import Schedule
+from sim.trace import Trace
+from sim.workload import Workload
+
+SEEDS = range(15)  # noise of a prediction, of which the median is taken
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Standard deviations of the logarithm: of all compute together, and of all links, from what was fitted."""
+
+    compute: float
+    links: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The simulation whose makespan is the median, and makespans [draw] as likely as it."""
+
+    trace: Trace
+    makespans_s: Array
+
+
+def cells(bundle: Bundle, plan: Plan, tell: Tell = lambda _: None) -> list[Cell]:
+    """Every cell of `plan` that ran in all of its rounds, predicted and measured.
+
+    Raises ValueError if there is none, or if the samples lack something."""
+    samples, routed = bundle.samples(), replace(plan.workload, routing=bundle.routing())
+    done, found = bundle.done(), list[Cell]()
+    runs = sorted((j for j in plan.jobs() if j.kind == "run" and j.name in done), key=_cell_of)
+    drifts = {
+        rate: drift(samples, fit_of(samples, plan, rate, bundle.machine)) for rate in {j.rate for j in runs if j.rate}
+    }
+    fits = _fits(samples, runs, plan, bundle, tell)
+    for (text, rate), jobs in groupby(runs, key=_cell_of):
+        tell(f"predicting {text}")
+        schedule, mine = plan.schedule(text), [*jobs]
+        made = [predict(schedule, routed, fits[job.round, rate], drifts[rate], job.round) for job in mine]
+        measured = [bundle.run(job.name) for job in mine]
+        found.append(Cell(text, rate, [p.trace for p in made], measured, [p.makespans_s for p in made]))
+    if not found:
+        raise ValueError(f"{bundle.folder} holds no runs of the plan's schedules")
+    return sorted(found, key=lambda cell: (cell.link_bytes_per_s, plan.schedules.index(cell.text)))
+
+
+def _cell_of(job: Job) -> tuple[str, float]:
+    assert job.schedule is not None
+    assert job.rate is not None
+    return job.schedule, job.rate
+
+
+def _fits(
+    samples: Sequence[Sample], runs: Sequence[Job], plan: Plan, bundle: Bundle, tell: Tell
+) -> Mapping[tuple[int, float], Fit]:
+    """(round, rate) -> the fit to the samples around that round's runs."""
+    found = {}
+    for number, rate in sorted({(job.round, job.rate) for job in runs if job.rate}):
+        tell(f"fitting round {number}")
+        around = [s for s in samples if s.round in (number, number + 1)]
+        found[number, rate] = fit_of(around, plan, rate, bundle.machine)
+    return found
+
+
+def fit_of(samples: Sequence[Sample], plan: Plan, rate: float, machine: Mapping[str, str]) -> Fit:
+    """The fit of a plan's cluster to samples, with links of one rate."""
+    backend = load_backend(plan.backend)
+    host_ranks = plan.ranks // int(getattr(backend, "hosts", plan.ranks)) if backend.link == "host" else 0
+    return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks)
+
+
+def predict(schedule: Schedule, workload: Workload, fit: Fit, off: Drift, seed: int) -> Prediction:
+    """A run of `schedule`, with its uncertainty."""
+    median = sorted((simulate(schedule, workload, fit.cluster, s) for s in SEEDS), key=lambda t: t.makespan_s)
+    rng, makespans = np.random.default_rng(seed), []
+    for i in range(len(fit.draws)):
+        machine = drifted(fit.drawn(i), *np.exp(rng.standard_normal(2) * (off.compute, off.links)))
+        makespans.append(simulate(schedule, workload, machine, seed=int(rng.integers(2**31))).makespan_s)
+    return Prediction(median[len(median) // 2], np.array(makespans))
+
+
+def drifted(cluster: Cluster, compute: float, links: float) -> Cluster:
+    """The same machine when compute and links take so many times as long."""
+    assert isinstance(cluster.compute, Mapping), "measured rates"
+    rates = {kind: Rate(r.fixed_s * compute, r.flops_per_s / compute) for kind, r in cluster.compute.items()}
+    link = cluster.link
+    if isinstance(link, Link):
+        slow = replace(link, latency_s=link.latency_s * links, bytes_per_s=link.bytes_per_s / links)
+        return replace(cluster, compute=rates, link=slow)
+    resources = {
+        name: replace(r, latency_s=r.latency_s * links, bytes_per_s=r.bytes_per_s / links)
+        for name, r in link.resources.items()
+    }
+    return replace(cluster, compute=rates, link=replace(link, resources=resources))
+
+
+def drift(samples: Sequence[Sample], fit: Fit) -> Drift:
+    """How far a calibration round is off the mean of its neighbours; 0 where there are fewer than three rounds."""
+    rounds = sorted({sample.round for sample in samples})
+    compute = [np.mean([np.log(_ratios(samples, r, kind, fit)) for kind in "ASE"]) for r in rounds]
+    links = [np.log(_transfer_ratio(samples, r, fit)) for r in rounds]
+    return Drift(_off_neighbours(np.array(compute)), _off_neighbours(np.array(links)))
+
+
+def _off_neighbours(logs: Array) -> float:
+    if len(logs) < 3:
+        return 0.0
+    off = logs[1:-1] - (logs[:-2] + logs[2:]) / 2
+    return float(np.sqrt(np.mean(off**2)))
+
+
+def _ratios(samples: Sequence[Sample], number: int, kind: str, fit: Fit) -> float:
+    """Median over the fit of one kind's samples of one round."""
+    mine = [s for s in samples if s.round == number and s.what == "op" and s.subject == kind and s.alone]
+    return float(np.median(seconds(mine) / fit.lines[kind].at(op_features(mine))))
+
+
+def _transfer_ratio(samples: Sequence[Sample], number: int, fit: Fit) -> float:
+    mine = [s for s in samples if s.round == number and is_transfer(s, fit.link.rate, alone=True)]
+    return float(np.median(seconds(mine) / fit.link.line.at(features(mine, fit.link.host_ranks))))

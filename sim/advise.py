@@ -1,0 +1,239 @@
+"""Advice: which schedule to run, on a machine, for so many images, within limits; and how sure that is.
+
+Candidates are the named methods, exact rivals, fewer bytes, caching, and synchronous steps that are as few as the
+latency of a stale schedule pays for.  Each is evaluated on draws of the cluster's uncertain numbers (sim/inputs.py),
+the same for all: an interval of each, and of each pair the share of draws in which one is faster.  It knows what is
+compared and what limits mean; it refuses to know how an image looks: quality is a mean age, or what a vulnerability's
+file estimates (sim/vulnerability.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cluster import Cluster
+from sim.engines import Case, evaluate
+from sim.gpu import DTYPES, Gpu
+from sim.load import load_schedule
+from sim.network import Network
+from sim.rivals import contenders
+from sim.schedule import Schedule
+from sim.sweep_facts import FactBook, Facts
+from sim.vulnerability import Vulnerability, quality_cost
+from sim.workload import Workload
+
+Array = npt.NDArray[np.float64]
+SURE = 0.95  # share of draws in which one has to be faster than another to be called so
+STALE = (
+    "displaced", "displaced stride=5", "displaced synchronous=deep", "interweaved", "interweaved stride=5",
+    "interweaved synchronous=deep", "interweaved synchronous=staggered", "interweaved conditional=low", "dice",
+    "dice stride=5",
+)  # fmt: skip
+PATCHES = ("patch_parallel", "distrifusion")
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is asked for; None: no limit.  quality: of a vulnerability's distance."""
+
+    mean_age: float | None = None
+    quality: float | None = None
+    memory_bytes: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One schedule on the machine: seconds [draw], the first undrawn; why it is here; what speaks against it."""
+
+    name: str
+    why: str
+    schedule: Schedule
+    workload: Workload
+    seconds: Array
+    engine: str
+    facts: Facts
+    quality: float | None
+    against: tuple[str, ...]
+
+    @property
+    def makespan_s(self) -> float:
+        """With the cluster's numbers as they stand."""
+        return float(self.seconds[0])
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """The middle 90 % of draws."""
+        low, high = np.quantile(self.seconds, [0.05, 0.95])
+        return float(low), float(high)
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all ranks."""
+        return self.workload.images_in_all / self.makespan_s
+
+    def faster_than(self, other: Option) -> float:
+        """Share of draws in which it is; ties count half."""
+        return float(np.mean((self.seconds < other.seconds) + 0.5 * (self.seconds == other.seconds)))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asks for what.  also: sources of further candidates; draws: factors by setting (sim/inputs.py)."""
+
+    workload: Workload
+    cluster: Cluster
+    steps: int
+    limits: Limits
+    draws: Mapping[str, Array]
+    vulnerability: Vulnerability | None = None
+    also: tuple[str, ...] = ()
+
+
+def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
+    """All candidates that can be run, best first: those within all limits, then the others.
+
+    Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it."""
+    options = [option for each in _candidates(asked) if (option := _option(asked, each, tell)) is not None]
+    options += _fewer_steps(asked, options, tell)
+    return sorted(options, key=lambda option: _order(asked, option))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    why: str
+    schedule: Schedule
+    workload: Workload
+
+
+def _candidates(asked: Asked) -> Iterator[_Candidate]:
+    yield _Candidate("sync", "exact", _plan(asked, "sync"), asked.workload)
+    for source in (*STALE, *PATCHES, *asked.also):
+        try:
+            yield _Candidate(
+                source, "exact" if source == "patch_parallel" else "stale", _plan(asked, source), asked.workload
+            )
+        except ValueError:
+            if source in asked.also:
+                raise
+    stale = [source for source in (*STALE, *asked.also) if " " not in source]
+    for name, why, schedule, workload in contenders(stale, asked.steps, asked.workload):
+        yield _Candidate(name, why, schedule, workload)
+
+
+def _plan(asked: Asked, source: str, steps: int | None = None) -> Schedule:
+    model = asked.workload.model
+    return load_schedule(source, steps or asked.steps, model.layers, top_k=model.top_k)
+
+
+def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
+    """What becomes of a candidate; None where it cannot be run (images that cannot be cut, experts that do not fit)."""
+    tell(one.name)
+    draws = len(next(iter(asked.draws.values()))) if asked.draws else 1
+    outcome = evaluate(Case(one.schedule, one.workload, asdict(asked.cluster), draws, asked.draws))
+    if outcome.error[0] is not None or np.isnan(outcome.makespan_s).any():
+        return None
+    gpu = isinstance(asked.cluster.compute, Gpu)
+    facts = FactBook(one.schedule).facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4)
+    quality = _quality(asked, one)
+    against = tuple(_against(asked.limits, float(outcome.makespan_s[0]), facts, quality, asked.vulnerability))
+    return Option(one.name, one.why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,
+                  quality, against)  # fmt: skip
+
+
+def _quality(asked: Asked, one: _Candidate) -> float | None:
+    if asked.vulnerability is None:
+        return None
+    replay = one.workload.fits(one.schedule).replay
+    try:
+        return quality_cost(one.schedule, asked.vulnerability, None if replay is None else replay.ages)
+    except ValueError:
+        return None  # what stale keys and values cost, nobody has measured
+
+
+def _against(
+    limits: Limits, makespan_s: float, facts: Facts, quality: float | None, vulnerability: Vulnerability | None
+) -> Iterator[str]:
+    """Limits that are not kept."""
+    age = facts.mean_age_steps
+    if limits.mean_age is not None and age > limits.mean_age:
+        yield f"mean age {age:.2f}"
+    if limits.mean_age is not None and facts.oldest_attention_steps:
+        yield "attention is stale"
+    if limits.quality is not None and (quality is None or quality > limits.quality):
+        yield "quality not known" if quality is None else f"quality {quality:.3g}"
+    if limits.memory_bytes is not None and facts.memory_bytes > limits.memory_bytes:
+        yield f"memory {facts.memory_bytes / 1e9:.1f} GB"
+    if limits.latency_s is not None and makespan_s > limits.latency_s:
+        yield "too slow"
+
+
+def _fewer_steps(asked: Asked, options: Sequence[Option], tell: Tell) -> Iterator[Option]:
+    """Synchronous steps, as many as the latency of stale schedules pays for, each number once."""
+    sync = next((option for option in options if option.name == "sync"), None)
+    if sync is None:
+        return
+    tried: dict[int, Option | None] = {}
+    for stale in options:
+        if stale.why != "stale" or stale.against or stale.makespan_s >= sync.makespan_s:
+            continue
+        for few in range(min(asked.steps - 1, int(stale.makespan_s / sync.makespan_s * asked.steps) + 1), 0, -1):
+            if few not in tried:
+                one = _Candidate(f"sync, {few} steps", "fewer steps", _plan(asked, "sync", few), asked.workload)
+                tried[few] = _option(asked, one, tell)
+            made = tried[few]
+            if made is None or made.makespan_s <= stale.makespan_s:
+                break
+    fits = [option for option in tried.values() if option is not None]
+    yield from fits
+
+
+def _order(asked: Asked, option: Option) -> tuple[float, ...]:
+    limits = asked.limits
+    unlimited = limits.mean_age is None and limits.quality is None
+    cost = option.facts.mean_age_steps if option.quality is None else option.quality
+    first = cost if limits.latency_s is not None and unlimited else option.makespan_s
+    return len(option.against), first, option.makespan_s
+
+
+def verdicts(options: Sequence[Option]) -> list[str]:
+    """[option]: "" for the first; "too close to call" with the number of the best that may be slower; else by how much
+    it is slower than the first."""
+    told = []
+    for n, option in enumerate(options):
+        close = [i for i in range(n) if not options[i].against and _close(options[i], option)]
+        if n == 0 or option.against:
+            told.append("; ".join(option.against))
+        elif close:
+            told.append(f"too close to call with {close[0] + 1}")
+        else:
+            told.append(f"{option.makespan_s / options[0].makespan_s - 1:+.1%}")
+    return told
+
+
+def _close(one: Option, other: Option) -> bool:
+    share = one.faster_than(other)
+    return max(share, 1 - share) < SURE
+
+
+def evidence(asked: Asked) -> list[str]:
+    """What stands behind the numbers, a line each."""
+    cluster, gpu = asked.cluster, asked.cluster.compute
+    lines = [f"cluster: {cluster.source or 'no source given'}"]
+    if isinstance(gpu, Gpu):
+        lines += [f"{gpu.name}, {key}: {source}" for key, source in gpu.sources.items()]
+    if isinstance(cluster.link, Network):
+        told = {name: resource.source for name, resource in cluster.link.resources.items()}
+        lines += [f"{name}: {source or 'no source given'}" for name, source in told.items()]
+    lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
+    if asked.vulnerability is None:
+        lines.append("quality: none; a mean age in steps says nothing of fewer steps")
+    else:
+        told_errors = ", ".join(f"{key} {value:.3g}" for key, value in asked.vulnerability.errors.items())
+        lines.append(f"quality: {asked.vulnerability.source}; errors on other schedules: {told_errors or 'not stated'}")
+    return lines

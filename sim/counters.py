@@ -1,0 +1,83 @@
+"""What a trace uses over time, for whoever draws it: links, and buffers in layers' worth.
+
+A Trace knows when its collectives ran; how many bytes they carried, its workload knows.  The file counts; it refuses to
+know how a counter is drawn or written."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.buffers import worth
+from sim.schedule import Schedule
+from sim.trace import Trace
+from sim.workload import Workload
+
+Array = npt.NDArray[np.float64]
+Positions = npt.NDArray[np.int64]
+
+
+class Lives(NamedTuple):
+    """What is there from the start of one op until the end of another: [life] positions of both, and how much."""
+
+    born: Positions
+    dies: Positions
+    size: Array
+
+
+def counted(begin: Array, end: Array, size: npt.ArrayLike) -> tuple[Array, Array]:
+    """(moments, [moment] sum of the `size` of what is there from then on) of things from `begin` to `end` [thing].
+
+    Only moments at which something changes; neighbours that come to the same are left out."""
+    times, at = np.unique(np.concatenate([begin, end]), return_inverse=True)
+    sizes = np.broadcast_to(np.asarray(size, dtype=np.float64), len(begin))
+    change = np.bincount(at[: len(begin)], sizes, len(times)) - np.bincount(at[len(begin) :], sizes, len(times))
+    now = np.cumsum(change)
+    now[np.abs(now) < 1e-9 * np.abs(change).max(initial=0.0)] = 0.0  # not a rounding
+    kept = np.diff(now, prepend=np.nan) != 0
+    return times[kept], now[kept]
+
+
+def received(schedule: Schedule) -> dict[str, Lives]:
+    """Kind of received buffer -> its lives, in layers' worth (1: rows of all slots and micro-batches of a layer)."""
+    lives: dict[str, list[tuple[int, int, float]]] = {}
+    for buffer in schedule.buffers:
+        if buffer.what.startswith("received"):
+            lives.setdefault(buffer.what, []).append((buffer.born, buffer.dies, worth(schedule, buffer)))
+    return {what: _lives(each) for what, each in lives.items()}
+
+
+def carried_bytes(schedule: Schedule, workload: Workload) -> tuple[Positions, Array, Array]:
+    """Positions of the collectives that carry rows, and the bytes that each rank sends and receives over links.
+
+    (positions [transfer], sent [transfer, rank], came [transfer, rank]).  `workload` must have been fitted to the
+    schedule (`Workload.fits`).  Token counts and headers are left out."""
+    found: list[tuple[int, Array, Array]] = []
+    for at, op in enumerate(schedule.ops):
+        if op.kind in "DCK":
+            moved = workload.sent_bytes(schedule, op)
+            found.append((at, moved.sum(axis=1), moved.sum(axis=0)))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros((0, workload.ranks)), np.zeros((0, workload.ranks))
+    positions, sent, came = zip(*found, strict=True)
+    return np.array(positions), np.array(sent), np.array(came)
+
+
+def link_use(trace: Trace, rank: int, carried: tuple[Positions, Array, Array]) -> dict[str, tuple[Array, Array]]:
+    """Keys "sent" and "received" -> (moments, bytes a second of `rank` from then on), each transfer at one rate.
+
+    What a rank sends takes until its own end of the collective.  Ignores that flows of a transfer end one by one."""
+    positions, *moved = carried
+    begin, end = trace.start_s[rank, positions], trace.end_s[rank, positions]
+    lasted = np.maximum(end - begin, 1e-12)
+    return {
+        what: counted(begin, end, each[:, rank] / lasted)
+        for what, each in zip(("sent", "received"), moved, strict=True)
+    }
+
+
+def _lives(found: list[tuple[int, int, float]]) -> Lives:
+    born, dies, size = zip(*found, strict=True)
+    return Lives(np.array(born), np.array(dies), np.array(size))

@@ -1,0 +1,111 @@
+"""What a prediction rests on and how sure that is: the uncertain numbers of a cluster, and draws of them.
+
+A cluster that was fitted says the standard error of each number; one that was not has a relative error assumed for
+groups of numbers that come from the same kind of evidence.  Draws are factors, the same for everything that is
+compared, so that what machines have in common cancels.  It knows numbers and errors; it refuses to know schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.cluster import Cluster, Link
+from sim.gpu import Gpu
+
+Array = npt.NDArray[np.float64]
+ASSUMED = 0.1  # relative standard error where nothing is known
+_INTERFERENCE = 0.5  # published averages are 19 %, single measurements up to 40 % (sim/clusters)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Numbers that err together.  keys: settings (sim/point.py); error: standard error over the number; source: where
+    number and error come from."""
+
+    name: str
+    keys: tuple[str, ...]
+    error: float
+    source: str
+
+
+def inputs_of(cluster: Cluster, assumed: float = ASSUMED) -> list[Input]:
+    """The uncertain numbers of a cluster: those whose errors it states; if it states none, groups, with `assumed`.
+
+    Raises ValueError if `assumed` is no error that a rate can have."""
+    if not 0 < assumed < 1:
+        raise ValueError(f"a relative error of {assumed:g} should be above 0 and below 1")
+    return [*(_stated(cluster) if cluster.errors else _grouped(cluster, assumed))]
+
+
+def _stated(cluster: Cluster) -> Iterator[Input]:
+    values = _numbers(asdict(cluster))
+    for key, error in cluster.errors.items():
+        value = values[key]
+        if value > 0 and error > 0 and error / value < 1:
+            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error of the fit")
+
+
+def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in tables.items():
+        dotted = f"{key}.{name}".strip(".")
+        if isinstance(value, Mapping):
+            found |= _numbers(value, dotted)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[dotted] = float(value)
+    return found
+
+
+def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
+    told = f"assumed: {assumed:.0%}, since the cluster states no errors"
+    if isinstance(cluster.link, Link):
+        yield Input("link rate", ("times.cluster.link.bytes_per_s",), assumed, told)
+        yield Input("link latency", ("times.cluster.link.latency_s",), assumed, told)
+    else:
+        for name, resource in cluster.link.resources.items():
+            source = f"{resource.source or cluster.link.source or 'no source'}; {told}"
+            yield Input(f"rate of {name}", (f"times.cluster.link.resources.{name}.bytes_per_s",), assumed, source)
+        keys = ("times.cluster.link.resources.*.latency_s", "times.cluster.link.ramp_s", "times.cluster.link.least_s")
+        yield Input("start of a transfer", keys, assumed, told)
+    yield from _of_compute(cluster, assumed, told)
+    host = ("times.cluster.host.launch_s", "times.cluster.host.collective_s")
+    if cluster.host.launch_s or cluster.host.collective_s:
+        yield Input("host", host, assumed, told)
+    if cluster.interference.any and not cluster.interference.multiprocessors:
+        kinds = ("times.cluster.interference.compute.*",) if cluster.interference.compute else ()
+        source = f"published averages, not measured here; {_INTERFERENCE:.0%} assumed"
+        yield Input("interference", (*kinds, "times.cluster.interference.communication"), _INTERFERENCE, source)
+
+
+def _of_compute(cluster: Cluster, assumed: float, told: str) -> Iterator[Input]:
+    if not isinstance(cluster.compute, Gpu):
+        keys = tuple(f"times.cluster.compute.{kind}.flops_per_s" for kind in cluster.compute)
+        yield Input("compute rates", keys, assumed, told)
+        return
+    sources, gpu = cluster.compute.sources, "times.cluster.compute."
+    products = (f"{gpu}gemm.compute_share", f"{gpu}gemm.memory_share")
+    yield Input("matrix products", products, assumed, f"{sources.get('gemm', 'no source')}; {told}")
+    yield Input("attention", (f"{gpu}attention_share",), assumed, f"{sources.get('attention_share', 'none')}; {told}")
+    yield Input("start of a kernel", (f"{gpu}gemm.fixed_s",), assumed, told)
+
+
+def factors(inputs: Sequence[Input], normal: Array) -> dict[str, Array]:
+    """Setting -> factor [draw] of standard normal numbers [input, draw]: lognormal, so that no rate is negative.
+
+    The median is the number itself."""
+    changes: dict[str, Array] = {}
+    for each, z in zip(inputs, normal, strict=True):
+        for key in each.keys:
+            changes[key] = np.exp(np.log1p(each.error) * z)
+    return changes
+
+
+def drawn(inputs: Sequence[Input], draws: int, seed: int) -> dict[str, Array]:
+    """Setting -> factor [draw]; the first draw is the numbers themselves."""
+    normal = np.random.default_rng(seed).standard_normal((len(inputs), draws))
+    normal[:, 0] = 0.0
+    return factors(inputs, normal)

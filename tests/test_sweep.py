@@ -1,0 +1,446 @@
+"""Sweeps: the file and its faults, the points, the rows, and a folder that holds each point once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import distributed
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.sweep_fuzz import fuzz
+from sim.cli import main
+from sim.engine import simulate
+from sim.engines import told
+from sim.load import load_schedule
+from sim.memory import memory
+from sim.point import Sources, build
+from sim.report import sent_bytes
+from sim.routing import Routing
+from sim.settings import value_problem
+from sim.sweep import Sweep
+from sim.sweep_facts import FactBook
+from sim.sweep_file import read_sweep
+from sim.sweep_points import Points, row_keys
+from sim.sweep_rows import rows_of
+from sim.sweep_run import Workers, run_sweep
+from sim.sweep_store import Store, opened, part_bytes
+from sim.workload import MODELS, Workload
+
+Make = Callable[..., Sweep]
+SMALL = """
+base: {model: tiny, steps: 3, cluster: cpu-2-ranks}
+axes:
+  schedule: [sync, displaced, dice]
+  images: [1, 2]
+  times.cluster.link.bytes_per_s: [0.5, 1, 2]
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """A sweep from its file's text."""
+
+    def made(text: str, *changes: str) -> Sweep:
+        (tmp_path / "s.yaml").write_text(text)
+        return read_sweep(tmp_path / "s.yaml", changes)
+
+    return made
+
+
+def every(points: Points) -> list[dict[str, Any]]:
+    """The settings of every point, in order."""
+    borders = points.borders
+    chunks = [points.chunk(first, last) for first, last in pairwise(borders)]
+    return [chunk.point(i) for chunk in chunks for i in range(len(chunk))]
+
+
+# ------------------------------------------------------------------------------------------------- the file
+
+
+def test_every_fault_is_said_at_once_with_its_place(make: Make) -> None:
+    with pytest.raises(ValueError, match="is in base") as caught:
+        make("""
+base: {model: XX, steps: 0, cluster: 8x-h1000, wire: int7, foo: 3, images: 4}
+axes:
+  schedule: [sync, nope, sync]
+  images: [4, -16, x]
+  foo: [1]
+  pixels: 256
+  schedule.stride: []
+  schedule.colour: [1]
+  cluster.link.bytes_per_s: [3 apples, 4 GB/s]
+  keep: {low: 0.9, high: 0.1, count: 3}
+plan: {points: 3}
+filters: [imagess > 3, images <]
+""")
+    lines = [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]
+    for start in (
+        "axes.schedule: 'sync' stands there twice", "axes.pixels: 256 should be a list",
+        "axes.schedule.stride: is empty",
+        "axes.cluster.link.bytes_per_s[0]: cluster.link.bytes_per_s: unknown unit 'apples'",
+        "axes.keep: low=0.9 should be below high=0.1", "axes.images: is in base, too", "axes.foo: is in base, too",
+        "base.steps: 0: input should be greater", "base.wire: 'int7': input should be 'float64'",
+        "base.foo: there is no such setting", "axes.images[1]: -16: input", "axes.images[2]: 'x': input",
+        "axes.schedule.colour[0]: schedules have no setting colour", "plan.points=3 has no effect on a grid",
+        "filters[0]: 'imagess > 3': there is no setting imagess", "filters[1]: 'images <' cannot be read",
+        "cluster: no cluster is called 8x-h1000", "model: unknown model 'XX'", "schedule: unknown schedule 'nope'",
+    ):  # fmt: skip
+        assert sum(line.startswith(start) for line in lines) == 1, start
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("axes:", "axis:"), "axis: unknown key"),
+        (("axes:", "axes: {}\nfilters:"), "filters"),
+        (("[1, 2]", "[1, 2]\n  images: [3]"), "duplicate key"),
+        (("[1, 2]", "{low: 1, high: 4}"), "a grid needs a count"),
+        (("[0.5, 1, 2]", "[0.5, -1]"), r"\[1\]: -1 should be a factor above 0"),
+        (("bytes_per_s: [0.5", "bytes: [0.5"), "none of 6 points can be run: .*there is no bytes"),
+        (("[1, 2]", "[1, 1048577]"), r"images\[1\]: 1048577: input should be less"),
+        (("[sync,", "[mine.txt,"), "unknown schedule 'mine.txt'"),
+        (("steps: 3", "steps: 3, seed: 1, dtype: bf16"), "dtype=bf16 has no effect"),
+        (("steps: 3", "steps: 3, schedule.stride: 2"), "with 'sync', none of 6 points can be run: .*no effect"),
+        (("[sync,", "[sync, 3,"), "all numbers, or all texts"),
+        (("[1, 2]", "[1, [2]]"), "should be one value"),
+        (("steps: 3", "steps: 3, wire: off"), "wire: False"),
+    ],
+)
+def test_a_file_with_a_fault_is_refused_before_anything_runs(make: Make, change: tuple[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(SMALL.replace(*change))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "- a", "base: [", "axes: {a: ${nowhere}}", "plan: {kind: grit}"])
+def test_what_is_no_sweep_is_refused(make: Make, text: str) -> None:
+    with pytest.raises(ValueError, match=r"s\.yaml"):
+        make(text)
+
+
+def test_changes_on_the_command_line_are_part_of_the_file(make: Make) -> None:
+    sweep = make(SMALL, "base.steps=4", "plan.kind=random", "plan.points=5")
+    assert sweep.base["steps"] == 4
+    assert len(Points(sweep)) == 5
+    assert sweep.digest != make(SMALL).digest
+    with pytest.raises(ValueError, match="should look like plan"):
+        make(SMALL, "steps")
+
+
+def test_a_sweep_is_another_one_if_a_file_that_it_names_is(make: Make, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text(str(load_schedule("sync", 3, 4)))
+    text = SMALL.replace("[sync,", f"[{mine}, sync,")
+    before = make(text)
+    keys = row_keys(Points(before).chunk(0, 6), before.sources)
+    mine.write_text(str(load_schedule("interweaved", 3, 4)))
+    after = make(text)
+    assert before.digest != after.digest
+    assert {*keys}.isdisjoint(row_keys(Points(after).chunk(0, 6), after.sources))
+
+
+# ------------------------------------------------------------------------------------------------- points
+
+
+def test_a_grid_has_every_combination_once(make: Make) -> None:
+    points = Points(make(SMALL))
+    assert len(points) == 18
+    found = {(p["schedule"], p["images"], p["times.cluster.link.bytes_per_s"]) for p in every(points)}
+    assert found == {(s, i, f) for s in ("sync", "displaced", "dice") for i in (1, 2) for f in (0.5, 1, 2)}
+    assert points.borders == [0, 6, 12, 18]
+
+
+def test_filters_leave_out_points_and_nothing_else(make: Make) -> None:
+    points = Points(make(SMALL + "filters: [images < 2 or schedule != 'sync', steps == 3]"))
+    kept = [p for p in every(Points(make(SMALL))) if p["images"] < 2 or p["schedule"] != "sync"]
+    assert sorted(map(str, every(points))) == sorted(map(str, kept))
+    assert points.before_filters - len(points) == 3
+    with pytest.raises(ValueError, match="none of 18 points is left by images > 9"):
+        Points(make(SMALL + "filters: [images > 9]"))
+
+
+@pytest.mark.parametrize("kind", ["random", "latin", "sobol"])
+def test_drawn_points_are_seeded_in_range_and_together_by_list_of_ops(make: Make, kind: str) -> None:
+    text = SMALL.replace("[1, 2]", "{low: 1, high: 64}").replace("[0.5, 1, 2]", "{low: 0.1, high: 10, scale: log}")
+    drawn = {seed: every(Points(make(f"{text}\nplan: {{kind: {kind}, points: 256, seed: {seed}}}"))) for seed in (0, 1)}
+    assert drawn[0] == every(Points(make(f"{text}\nplan: {{kind: {kind}, points: 256, seed: 0}}")))
+    assert drawn[0] != drawn[1]
+    images = [p["images"] for p in drawn[0]]
+    factors = np.array([p["times.cluster.link.bytes_per_s"] for p in drawn[0]])
+    assert {type(n) for n in images} == {int}
+    assert 1 <= min(images) < 8 < 56 < max(images) <= 64
+    assert 0.1 <= factors.min() < 0.2 < 5 < factors.max() <= 10
+    assert 0.35 < (factors < 1).mean() < 0.65  # evenly on the logarithmic axis
+    schedules = [p["schedule"] for p in drawn[0]]
+    assert sum(a != b for a, b in pairwise(schedules)) == 2
+
+
+def test_points_drawn_twice_are_there_once(make: Make) -> None:
+    points = Points(make(SMALL + "plan: {kind: random, points: 500}"))
+    assert len(points) == 18
+    assert len({*map(str, every(points))}) == 18
+
+
+def test_keys_tell_points_apart_and_know_them_again(make: Make) -> None:
+    sweep = make(SMALL)
+    points = Points(sweep)
+    keys = row_keys(points.chunk(0, 6), sweep.sources) + row_keys(points.chunk(6, 18), sweep.sources)
+    assert len({*keys}) == 18
+    assert keys[2:5] == row_keys(points.chunk(2, 5), sweep.sources)
+    other = make(SMALL.replace("schedule: [sync, displaced, dice]", "schedule: [dice]").replace("[1, 2]", "[2]"))
+    assert {*row_keys(Points(other).chunk(0, 3), other.sources)} < {*keys}
+    same = make(SMALL.replace("steps: 3", "steps: 3, wire: bfloat16"))  # the default, said
+    assert row_keys(Points(same).chunk(0, 6), same.sources) == keys[:6]
+
+
+# ------------------------------------------------------------------------------------------------- rows
+
+
+CALM = "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0"
+
+
+@pytest.mark.parametrize(("cluster", "engine"), [("8x-h100", "lockstep"), (CALM, "recurrence")])
+def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: str, engine: str) -> None:
+    sweep = make(SMALL.replace("cpu-2-ranks", cluster).replace("link.bytes", "link.resources.port.bytes"))
+    chunk = Points(sweep).chunk(12, 18)
+    for i, row in enumerate(rows_of(chunk, sweep.sources).to_pylist()):
+        schedule, workload, machine = build(chunk.point(i), sweep.sources)
+        trace, peak = simulate(schedule, workload, machine), memory(schedule, workload).peak_bytes
+        assert (row["error"], row["engine"]) == (None, engine)
+        assert row["makespan_s"] == pytest.approx(trace.makespan_s, rel=0 if engine == "recurrence" else 1e-6, abs=0)
+        assert row["images_per_s"] == workload.images_in_all / row["makespan_s"]
+        assert row["mean_age_steps"] == pytest.approx(trace.mean_age.mean(), rel=1e-12)
+        assert row["oldest_age_steps"] == trace.staleness.max()
+        assert row["memory_bytes"] == pytest.approx(peak, rel=1e-12)
+        sent = sum(each.mean() for each in sent_bytes(schedule, workload).values())
+        assert row["sent_bytes"] == pytest.approx(sent, rel=1e-12)
+        assert row["memory_fits"] is (peak <= machine.compute.memory_bytes)  # type: ignore[union-attr]
+        by_simpy = told(trace, workload, machine)
+        assert (row["computing_alone_s"], row["communicating_alone_s"]) == pytest.approx(by_simpy[1:3], rel=1e-9)
+        if engine == "recurrence":
+            assert row["stalled_s"] == pytest.approx(by_simpy[3], rel=1e-9)
+            assert row["communication_share"] == pytest.approx(by_simpy[5], rel=1e-9)
+        else:
+            assert row["stalled_s"] is row["communication_share"] is None
+
+
+def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:
+    sweep = make(SMALL.replace("images: [1, 2]", "seed: [3]"))
+    chunk = Points(sweep).chunk(0, 1)
+    [row] = rows_of(chunk, sweep.sources).to_pylist()
+    schedule, workload, machine = build(chunk.point(0), sweep.sources)
+    trace = simulate(schedule, workload, machine, seed=3)
+    assert (row["engine"], row["seed"], row["makespan_s"]) == ("simulation", 3, trace.makespan_s)
+    assert row["exposed_s"] == float(trace.exposed_s.mean())
+
+
+@pytest.mark.parametrize("name", ["sync", "dice", "overlap", "distrifusion", "cached"])
+def test_facts_of_one_workload_serve_others_in_proportion(name: str) -> None:
+    schedule = load_schedule(name, 4, 12)
+    book = FactBook(schedule)
+    for images, latent, wire in [(1, 32, "bfloat16"), (6, 64, "int8"), (2, 32, "float32")]:
+        workload = Workload(replace(MODELS["S"], latent=latent), 8, images, wire)
+        facts = book.facts(workload, 2)
+        assert facts.memory_bytes == pytest.approx(memory(schedule, workload, 2).peak_bytes, rel=1e-12)
+        sent = sum(each.mean() for each in sent_bytes(schedule, workload).values())
+        assert facts.sent_bytes == pytest.approx(sent, rel=1e-12)
+
+
+def test_modelled_routing_is_looked_at_point_by_point() -> None:
+    schedule, book = load_schedule("dice", 3, 4), FactBook(load_schedule("dice", 3, 4))
+    for skew in (1.2, 2.0):
+        routing = Routing.skewed(MODELS["tiny"], 2, 256, 3, imbalance=skew)
+        workload = Workload(MODELS["tiny"], 2, 2, routing=routing)
+        assert book.facts(workload, 4).memory_bytes == pytest.approx(memory(schedule, workload, 4).peak_bytes)
+
+
+def test_a_point_that_cannot_be_run_says_why_and_the_others_run(make: Make) -> None:
+    sweep = make(
+        SMALL.replace("[sync, displaced, dice]", "[overlap]").replace("[1, 2]", "[1, 2]\n  guidance: [true, false]")
+    )
+    rows = rows_of(Points(sweep).chunk(0, 12), sweep.sources).to_pandas()
+    odd = (rows["images"] == 1) & ~rows["guidance"]
+    assert rows.loc[odd, "error"].str.contains("do not divide into 2 micro-batches").all()
+    assert rows.loc[odd, "makespan_s"].isna().all()
+    assert rows.loc[~odd, "error"].isna().all()
+    assert (rows.loc[~odd, "makespan_s"] > 0).all()
+
+
+# ------------------------------------------------------------------------------------------------- the folder
+
+
+MADE: dict[str, Any] = {"digest": "d", "version": "v", "points": 18, "changes": []}
+
+
+def frame(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder).sort_values("key").reset_index(drop=True)
+
+
+def test_what_is_missing_is_done_and_nothing_twice(make: Make, tmp_path: Path) -> None:
+    points = Points(make(SMALL))
+    with opened(tmp_path / "whole", SMALL, MADE, {}) as store:
+        run_sweep(points, store, Workers(processes=0))
+    with opened(tmp_path / "parts", SMALL, MADE, {}) as store:
+        for first, last in [(2, 4), (15, 18)]:
+            store.write(first, last, part_bytes(rows_of(points.chunk(first, last), points.sweep.sources)))
+        assert store.missing(18) == [(0, 2), (4, 15)]
+        done: list[int] = []
+        run_sweep(points, store, Workers(processes=0), done.append)
+        assert sum(done) == 13
+        assert store.missing(18) == []
+    pd.testing.assert_frame_equal(frame(tmp_path / "whole"), frame(tmp_path / "parts"))
+    assert len(frame(tmp_path / "parts")) == 18
+
+
+def test_dask_workers_write_what_this_process_would(make: Make, tmp_path: Path) -> None:
+    points = Points(make(SMALL))
+    for folder, workers in [("here", Workers(processes=0)), ("there", Workers(processes=2))]:
+        with opened(tmp_path / folder, SMALL, MADE, {}) as store:
+            run_sweep(points, store, workers)
+    pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / "there"))
+
+
+def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Points(make(SMALL))
+    cluster = partial(distributed.LocalCluster, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+    class Slurm(distributed.LocalCluster):  # what dask-jobqueue's cluster is to those who use it
+        def __init__(self) -> None:
+            super().__init__(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+        def scale(self, jobs: int) -> None:
+            super().scale(n=jobs)
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=Slurm))
+    with cluster(n_workers=1, protocol="tcp") as machine:
+        for folder, workers in [("here", Workers(processes=0)), ("there", Workers(scheduler=machine.scheduler_address)),
+                                ("slurm", Workers(slurm_jobs=2))]:  # fmt: skip
+            with opened(tmp_path / folder, SMALL, MADE, {}) as store:
+                run_sweep(points, store, workers)
+    for folder in ("there", "slurm"):
+        pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / folder))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    with opened(folder, SMALL, MADE, {"date": "1"}):
+        pass
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for change, words in [({"digest": "e"}, "another sweep"), ({"version": "w"}, "another version"),
+                          ({"points": 9}, "another sweep")]:  # fmt: skip
+        with pytest.raises(ValueError, match=f"{words}.*nothing was changed"), opened(folder, "x", MADE | change, {}):
+            pass
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match="no results of a sweep"), opened(tmp_path / "other", "x", MADE, {}):
+        pass
+
+
+def test_one_process_at_a_time_and_leftovers_of_a_killed_one_go(tmp_path: Path) -> None:
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        (store.folder / ".part-0000000000-0000000002.parquet.1").write_text("half")
+        with pytest.raises(ValueError, match="another process is writing"), opened(store.folder, SMALL, MADE, {}):
+            pass
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        assert sorted(os.listdir(store.folder)) == ["_lock", "_sweep.json", "_sweep.yaml"]
+    assert len(json.loads((tmp_path / "f" / "_sweep.json").read_text())["runs"]) == 2
+
+
+def test_points_that_stand_there_twice_are_an_error(tmp_path: Path) -> None:
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        store.write(0, 4, b"")
+        store.write(2, 6, b"")
+        with pytest.raises(ValueError, match="points 2 to 5 stand there twice"):
+            store.missing(18)
+    assert Store(tmp_path / "f").done() == [(0, 4), (2, 6)]
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command line in a folder with the small sweep; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+
+    def command(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([*words])
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+def test_a_dry_run_says_how_many_how_long_how_large_and_writes_nothing(run: Callable[..., Any]) -> None:
+    code, out, _ = run("sweep", "small.yaml", "--dry-run")
+    assert code == 0
+    assert out.startswith("18 points\n3 stretches of one list of ops each\nabout ")
+    assert "B of results" in out
+    assert os.listdir() == ["small.yaml"]
+
+
+def test_sweep_then_the_same_command_again(run: Callable[..., Any]) -> None:
+    code, out, _ = run("sweep", "small.yaml", "--workers", "0")
+    assert code == 0
+    assert out.startswith("out/small: 18 points, 18 of them now")
+    parts = {path: path.stat().st_mtime_ns for path in Path("out/small").glob("*.parquet")}
+    code, out, _ = run("sweep", "small.yaml", "--workers", "0")
+    assert out.startswith("out/small: 18 points, 0 of them now")
+    assert {path: path.stat().st_mtime_ns for path in Path("out/small").glob("*.parquet")} == parts
+    code, _, err = run("sweep", "small.yaml", "base.steps=4", "--workers", "0")
+    assert code == 2
+    assert "another sweep" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--workers", "1", "--scheduler", "tcp://x:1"), "give one, not 2"),
+        (("--slurm", "2"), "--slurm needs dask-jobqueue"),
+        (("--scheduler", "tcp://127.0.0.1:1"), "no scheduler answers"),
+    ],
+)
+def test_who_works_is_said_once_and_has_to_be_there(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.setattr("sim.sweep_run.PATIENCE", "1s")
+    code, _, err = run("sweep", "small.yaml", *words)
+    assert code == 2
+    assert said in err
+
+
+# ------------------------------------------------------------------------------------------------- anything at all
+
+
+def test_settings_drawn_at_random_end_in_a_result_or_in_words() -> None:
+    tally = fuzz(150, seed=11)
+    assert not tally.failures
+    assert tally.ended["finished"] > 30
+    assert tally.ended["refused"] + tally.ended["refused before it ran"] > 30
+
+
+@pytest.mark.parametrize("value", [[], {}, [1], float("nan"), object()])
+def test_no_setting_takes_what_is_no_value(value: Any) -> None:
+    for key in ("images", "times.cluster.host.launch_s", "keep", "schedule"):
+        assert value_problem(key, value)
+
+
+def test_files_are_read_once_and_travel_with_the_sweep(tmp_path: Path) -> None:
+    sources = Sources(schedules={"mine.txt": str(load_schedule("sync", 3, 4))})
+    schedule, _, _ = build({"schedule": "mine.txt", "model": "tiny", "cluster": "cpu-2-ranks"}, sources)
+    assert schedule == load_schedule("sync", 3, 4)

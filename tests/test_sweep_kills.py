@@ -1,0 +1,54 @@
+"""Workers and drivers die; points do not get lost, and one that kills its worker does not stop the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.sweep_kills import compare
+from sim.sweep_file import read_sweep
+from sim.sweep_points import Points
+from sim.sweep_run import Workers, run_sweep
+from sim.sweep_store import opened
+
+DEADLY = """
+import multiprocessing, os, signal
+from sim.load import load_schedule
+
+def make(steps, layers, deadly=0):
+    if deadly and multiprocessing.parent_process() is not None:      # in a worker, not where the sweep is read
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_schedule("sync", steps, layers)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_killed_workers_and_drivers_lose_nothing(tmp_path: Path) -> None:
+    found = compare(points=120, kills=4, seed=3, folder=tmp_path, steps=6)
+    assert found["kills"] == found["of which workers"] + found["of which drivers"] == 4
+    assert min(found["of which workers"], found["of which drivers"]) >= 1
+
+
+@pytest.mark.timeout(240)
+def test_a_point_that_always_kills_its_worker_is_reported_and_the_rest_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("deadly.py").write_text(DEADLY)
+    text = """
+base: {model: tiny, steps: 2, cluster: cpu-2-ranks, images: 1}
+axes: {schedule: ["deadly.py:make", "deadly.py:make deadly=1", sync, displaced]}
+"""
+    Path("s.yaml").write_text(text)
+    points = Points(read_sweep("s.yaml"))
+    made = {"digest": "d", "version": "v", "points": len(points), "changes": []}
+    with opened(tmp_path / "out", text, made, {}) as store:
+        run_sweep(points, store, Workers(processes=2))
+    rows = pd.read_parquet(tmp_path / "out").set_index("schedule")
+    assert len(rows) == 4
+    assert "killed its worker, also alone" in rows.loc["deadly.py:make deadly=1", "error"]
+    others = rows.drop("deadly.py:make deadly=1")
+    assert others["error"].isna().all()
+    assert (others["makespan_s"] > 0).all()
