@@ -43,7 +43,7 @@ class LinkFit:
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
-        mine = [s for s in samples if is_transfer(s, self.rate, alone=False)]
+        mine = transfers(samples, self.rate, self.host_ranks, alone=False)
         if not mine:
             raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
         return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
@@ -63,14 +63,14 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
 
 
-def transfers(samples: Sequence[Sample], rate: float, host_ranks: int) -> list[Sample]:
-    """Those alone at one rate.  Of ranks that share a card, the last one's: what the card had to do was done then."""
-    mine = [s for s in samples if is_transfer(s, rate, alone=True)]
+def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
+    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card had to do was done then."""
+    mine = [s for s in samples if is_transfer(s, rate, alone)]
     if not host_ranks:
         return mine
     last: dict[tuple[object, ...], Sample] = {}
     for sample in mine:
-        key = sample.round, sample.queued, sample.number, sample.rank // host_ranks
+        key = sample.round, sample.queued, sample.load, sample.number, sample.rank // host_ranks
         if key not in last or sample.seconds > last[key].seconds:
             last[key] = sample
     return [*last.values()]
