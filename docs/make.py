@@ -1,0 +1,61 @@
+"""Puts the tables between the markers of the pages here, from benchmarks/results; draws the rooms.
+
+python docs/make.py"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sim.pictures.rooms import draw_rooms
+from sim.pictures.style import save_figure
+from sim.reference import modules
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+
+
+def load(name: str) -> Any:
+    """What a benchmark has left."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def speed() -> list[str]:
+    """Of benchmarks/pictures.py."""
+    rows = [
+        f"| {r['what']}, {r['case']} | {r['spans'] or ''} | {r['best_s']:.2g} | {r['limit_s']:g} |"
+        for r in load("pictures")["rows"]
+    ]
+    meta = load("pictures")["meta"]
+    return ["| what | spans | best of five / s | at most / s |", "|---|---|---|---|", *rows, "",
+            f"({meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`)"]  # fmt: skip
+
+
+def network() -> list[str]:
+    """Of benchmarks/network.py."""
+    rows = []
+    for machine, errors in load("network")["errors in percent"].items():
+        cells = [errors[f"{gpus} GPUs, from 1 MiB"] for gpus in (2, 4, 8)]
+        rows.append(f"| {machine} | " + " | ".join(f"{c['mean']:.1f} %, {c['worst']:.1f} %" for c in cells) + " |")
+    return ["| machine | 2 GPUs | 4 GPUs | 8 GPUs |", "|---|---|---|---|", *rows]
+
+
+TABLES = {"pictures.md": {"speed": speed}, "machine.md": {"network": network}}
+
+
+def filled(page: str) -> str:
+    """The page's text with its tables as the results are."""
+    text = (DOCS / page).read_text()
+    for marker, table in TABLES[page].items():
+        between = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
+        lines = "\n".join(table())
+        text = between.sub(lambda found: f"{found[1]}\n{lines}\n\n{found[2]}", text)  # noqa: B023
+    return text
+
+
+if __name__ == "__main__":
+    for name in TABLES:
+        (DOCS / name).write_text(filled(name))
+    save_figure(draw_rooms(modules()), DOCS / "architecture.svg")
