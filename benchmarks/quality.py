@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from calibration import samples
+from realrun.exact import Shares
 from realrun.latency import Clock
 from realrun.makers import makers
 from realrun.quality import Judge, Question, classifier_of
@@ -36,8 +37,8 @@ from sim.workload import MODELS
 MODEL, PERIODS = "digits", 5
 ROOT = Path(__file__).parent.parent
 RESULTS, FILE = ROOT / "benchmarks" / "results" / "quality.json", ROOT / "sim" / "vulnerabilities" / "digits.json"
-ASKED = Question(20, tuple(range(5)), 200, guidance=GUIDANCE[MODEL])
-FEW = replace(ASKED, images=50)  # where there are many schedules
+ASKED = Question(20, tuple(range(5)), 200, Shares(4, 50), GUIDANCE[MODEL])  # the ranks matter to distrifusion alone
+FEW = replace(ASKED, images=50, shares=Shares(1, 50))  # where there are many schedules
 METHODS = ("sync", "displaced", "interweaved", "dice")
 LAYERS = tuple(f"interweaved synchronous={which}" for which in ("deep", "staggered", "shallow"))
 SKIPPING = tuple(f"interweaved conditional={which}" for which in ("low", "random", "high"))
