@@ -153,6 +153,8 @@ def tables(found: Found) -> dict[str, str]:
     if "scores" in found:
         made["scores"] = scores_table(found["scores"]["rows"])
     made["claims"] = claims_table([*verdicts(found)])
+    if "speed" in found:
+        made["speed"] = speed_table(found["speed"])
     if "drawn" in found:
         made["estimate"] = estimate_table(found)
     return made
@@ -222,6 +224,13 @@ def estimate_table(found: Found) -> str:
             lines.append([f"{e['schedules']} {what}", METRICS[metric], f"{e['rank_correlation']:.3f}",
                           f"{e['median']:.2f}", f"{e['low']:.2f} to {e['high']:.2f}"])  # fmt: skip
     return "\n" + markdown(head, lines) + f"\n({of.source})\n"
+
+
+def speed_table(section: Row) -> str:
+    """What images cost to make."""
+    head = ["images", "schedule", "steps", "guidance", "seconds of one core"]
+    rows = [[str(r[key]) for key in ("images", "name", "steps", "guidance", "cpu_s")] for r in section["rows"]]
+    return "\n" + markdown(head, rows) + f"\n({section['meta']['processor']}, {section['meta']['date'][:10]})\n"
 
 
 def plus_minus(cell: Row, digits: int) -> str:
