@@ -85,20 +85,27 @@ def steps_of(steps: int, *sources: str) -> Section:
 
     def section(judge: Judge) -> list[Row]:
         same = another(judge, replace(judge.question, steps=steps))
-        made = [row(same, same.schedule(source), source) for source in told(sources)]
-        return made + [
-            {**row(same, same.schedule("sync", few), f"sync, {few} steps"), "as_long_as": source}
-            for source in sources
-            if (few := clock().as_long_as(source, steps)) is not None and source in METHODS
-        ]
+        return [row(same, same.schedule(source), source) for source in told(sources)] + paid_for(same)
 
     return section
 
 
 def guided(judge: Judge) -> list[Row]:
     """The methods at the published guidance instead of the one at which digits are best."""
-    same = another(judge, replace(judge.question, guidance=1.5, images=100, fine=judge.question.steps))
-    return [row(same, same.schedule(source), source) for source in told((*METHODS, *LAYERS, *SKIPPING))]
+    shares, steps = Shares(4, 25), judge.question.steps
+    same = another(judge, replace(judge.question, guidance=1.5, images=100, shares=shares, fine=steps))
+    return [row(same, same.schedule(source), source) for source in told((*METHODS, *LAYERS, *SKIPPING))] + paid_for(
+        same
+    )
+
+
+def paid_for(judge: Judge) -> list[Row]:
+    """Synchronous, with as many steps as the time of each method pays for."""
+    return [
+        {**row(judge, judge.schedule("sync", few), f"sync, {few} steps"), "as_long_as": source}
+        for source in METHODS
+        if (few := clock().as_long_as(source, judge.question.steps)) is not None
+    ]
 
 
 def parts(judge: Judge) -> list[Row]:

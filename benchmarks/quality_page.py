@@ -109,7 +109,8 @@ def estimated(row: Row, metric: str, of: Vulnerability) -> float:
 
 def estimate_errors(rows: list[Row], metric: str, of: Vulnerability) -> dict[str, float]:
     """How far estimates are off: rank correlation, and quantiles of estimate / measurement."""
-    known = [row for row in rows if "shares" in row and row[metric]["mean"] > 0]
+    once = {(row["name"], row["steps"]): row for row in rows if "shares" in row and row[metric]["mean"] > 0}
+    known = [*once.values()]
     if metric == "distance":  # is to the images of other steps than theirs
         known = [row for row in known if "as_long_as" not in row]
     truth, told = [row[metric]["mean"] for row in known], [estimated(row, metric, of) for row in known]
