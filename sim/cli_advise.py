@@ -189,11 +189,10 @@ def _told(asked: Asked, options: Sequence[Option], top: int) -> list[str]:
 
 def _uncertainty(machine: Cluster, inputs: Sequence[Input], draws: int) -> list[str]:
     if machine.errors:
-        told = "standard errors as the cluster states them; what the model leaves out is not in them"
-    else:
-        told = "the cluster states no errors: those below are assumed, not measured"
-    lines = [f"{each.name}: {each.error:.1%} ({each.source})" for each in inputs]
-    return [f"intervals: {draws} draws; {told}", *(lines if not machine.errors else [])]
+        return [f"intervals: {draws} draws, by the standard errors that the cluster states; what the model leaves out "
+                "is in none of them"]  # fmt: skip
+    told = ", ".join(f"{each.name} {each.error:.0%}" for each in inputs)
+    return [f"intervals: {draws} draws; the cluster states no errors, so these are assumed, not measured: {told}"]
 
 
 def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) -> list[str]:

@@ -131,7 +131,7 @@ def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Co
     for begin in range(0, case.size, room):
         some = slice(begin, begin + room)
         lanes = lanes_of(batch, some)
-        walk = Lockstep(lanes, program) if engine == LOCKSTEP else Recurrence(lanes, program)
+        walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
         found.makespan_s[some] = walk.makespans() / TICKS_PER_S
     found.engine[:] = engine
     found.computing_alone_s[:], found.communicating_alone_s[:] = _alone_s(batch)
@@ -170,7 +170,7 @@ def _course(schedule: Schedule) -> _Course:
 
 def lanes_of(batch: Batch, some: slice) -> Batch:
     """Some configurations of a batch."""
-    names = ("ticks", "launch", "kernels", "burst", "slow_compute", "defers", "wake", "latency", "slow_transfer")
+    names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
     cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(batch, name)[..., some]) for name in names}
     return replace(batch, **cut)
 

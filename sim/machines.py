@@ -157,7 +157,6 @@ def costs_of(
         kernels=launched,
         burst=whole(np.array([_burst_s(op, schedule, machines) for op in ops])),
         slow_compute=np.array([1.0 + machines.factor(op.kind) for op in ops]),
-        defers=np.full(machines.size, not machines.first.host.priority),
         wake=whole(machines.number("host.wake_s")),
         latency=whole(machines.number("link.latency_s") if link else np.zeros(machines.size)),
         slow_transfer=1.0 + machines.number("interference.communication"),

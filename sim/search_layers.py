@@ -85,7 +85,9 @@ class Found:
 class LayerSearch:
     """Search over one mode for each layer.  timed: seconds of a schedule."""
 
-    def __init__(self, steps: int, layers: int, modes: Sequence[Mode], cost: Cost, timed: Timed, top_k: int = 2) -> None:
+    def __init__(
+        self, steps: int, layers: int, modes: Sequence[Mode], cost: Cost, timed: Timed, top_k: int = 2
+    ) -> None:
         if layers < 2:
             raise ValueError(f"layers={layers} should be at least 2: of one, there is nothing to choose among")
         self.steps, self.layers, self.modes, self.cost = steps, layers, tuple(modes), cost

@@ -3,7 +3,7 @@
 A point that cannot be run has the reason as its `error` and no results.  The columns:
 
     key                                 hash of the configuration (sim/sweep_points.py)
-    schedule, steps, ..., cluster.*     all settings (sim/point.py)
+    schedule, steps, ..., cluster.*     all settings (sim/settings.py)
     makespan_s, images_per_s            images of all ranks
     computing_alone_s                   of all compute ops, and of all dispatches and combines, if each had the machine
     communicating_alone_s               for itself: means of ranks
@@ -29,8 +29,9 @@ import numpy.typing as npt
 from sim.engines import Case, Outcomes, evaluate
 from sim.gpu import DTYPES
 from sim.machines import may_differ
-from sim.point import DEFAULTS, Sources, build_model, build_schedule, build_workload, machine_tables
+from sim.point import Sources, build_model, build_schedule, build_workload, machine_tables
 from sim.schedule import Schedule
+from sim.settings import DEFAULTS
 from sim.sweep_facts import FactBook, Facts
 from sim.sweep_points import Chunk, Column, row_keys
 

@@ -212,7 +212,7 @@ def test_advise_ranks_writes_schedules_and_says_how_to_launch_them(run: Callable
     assert {str(path) for path in Path("w").iterdir()} == {*launches}
     for path in launches:
         assert load_schedule(path).top_k == 2
-    assert "standard errors as the cluster states them" in out
+    assert "the standard errors that the cluster states" in out
     assert "quality: none" in out
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,11 +24,13 @@ from sim.engine import simulate
 from sim.engines import told
 from sim.load import load_schedule
 from sim.memory import memory
-from sim.point import Sources, build, value_problem
+from sim.point import Sources, build
 from sim.report import sent_bytes
 from sim.routing import Routing
+from sim.settings import value_problem
+from sim.sweep import Sweep
 from sim.sweep_facts import FactBook
-from sim.sweep_file import Sweep, read_sweep
+from sim.sweep_file import read_sweep
 from sim.sweep_points import Points, row_keys
 from sim.sweep_rows import rows_of
 from sim.sweep_run import Workers, run_sweep
@@ -302,6 +308,29 @@ def test_dask_workers_write_what_this_process_would(make: Make, tmp_path: Path) 
         with opened(tmp_path / folder, SMALL, MADE, {}) as store:
             run_sweep(points, store, workers)
     pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / "there"))
+
+
+def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Points(make(SMALL))
+    cluster = partial(distributed.LocalCluster, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+    class Slurm(distributed.LocalCluster):  # what dask-jobqueue's cluster is to those who use it
+        def __init__(self) -> None:
+            super().__init__(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+        def scale(self, jobs: int) -> None:
+            super().scale(n=jobs)
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=Slurm))
+    with cluster(n_workers=1, protocol="tcp") as machine:
+        for folder, workers in [("here", Workers(processes=0)), ("there", Workers(scheduler=machine.scheduler_address)),
+                                ("slurm", Workers(slurm_jobs=2))]:  # fmt: skip
+            with opened(tmp_path / folder, SMALL, MADE, {}) as store:
+                run_sweep(points, store, workers)
+    for folder in ("there", "slurm"):
+        pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / folder))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
