@@ -1,13 +1,14 @@
 """What searching finds, against the rules of thumb: DiT-MoE-XL, 8 ranks, 50 steps, 4, 16 and 32 images a rank, on
 8 x RTX 4090 and 8 x H100.
 
-    python benchmarks/search.py [layers] [order] [verify] [digits]
+    python benchmarks/search.py [layers] [order] [verify] [digits] [8x-rtx4090] [8x-h100]
 
 layers: which layers to synchronise, alone and with slots at intervals, against deep, shallow and staggered; by mean age
 and by what the digits model's images lose (sim/vulnerabilities).  Intervals: the middle 90 % of 64 draws of each
 cluster's uncertain numbers (sim/inputs.py), the same for both that are compared.  order: local search from the named
 schedules, at no higher mean age.  verify: winners on two real ranks against one process, float64.  digits: winners of a
-search on the digits model, judged by its real images.  Without words, all.  Writes benchmarks/results/search.json."""
+search on the digits model, judged by its real images.  Without words, all.  Adds to
+benchmarks/results/search.json what is not there."""
 
 from __future__ import annotations
 
@@ -29,14 +30,15 @@ from sim.inputs import drawn, inputs_of
 from sim.layerwise import Mode, layerwise
 from sim.search_file import Run
 from sim.search_layers import MODES, MORE_MODES, Cost, LayerSearch, age_cost, image_cost
-from sim.search_order import SETTINGS, local_search
+from sim.search_order import SETTINGS, local_search, reordered
 from sim.search_run import cost_of, memory_bytes, seconds_of, with_settings
 from sim.vulnerability import Vulnerability
 from sim.workload import ModelShape
 
-MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 12
+MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 10
 CLUSTERS, BATCHES = ("8x-rtx4090", "8x-h100"), (4, 16, 32)
 RULES = ("deep", "shallow", "staggered")
+TRIES = 8
 ORDER_STEPS, ORDER_TRIALS = 9, 150
 TARGET = Path(__file__).parent / "results" / "search.json"
 Row = dict[str, Any]
@@ -99,6 +101,8 @@ def layers_of(run: Run) -> list[Row]:
         for cost in costs:
             search = LayerSearch(steps, layers, modes, cost, timed)
             search.probe(PROBES, seed=0)
+            for _, waits in rules.values():
+                search.known(of_modes(modes, waits))
             for name, (plan, waits) in rules.items():
                 rows.append(_against(run, search, name, timed(plan), rule_s[name], cost.of(of_modes(modes, waits))))
                 rows[-1] |= {"means": means, "layers_off": [min(search.errors), max(search.errors)]}
@@ -111,7 +115,7 @@ def _against(
     run: Run, search: LayerSearch, name: str, seconds: float, rule_s: np.ndarray[Any, Any], cost: float
 ) -> Row:
     """The front where a rule stands: the least cost as fast as it, and the fastest at its cost."""
-    cheap, quick = search.best(seconds), search.fastest(cost)
+    cheap, quick = search.best(seconds, TRIES), search.fastest(cost, TRIES)
     told = {
         key: compared(drawn_s(layerwise(STEPS, found.modes), run), rule_s)
         for key, found in (("as_fast", cheap), ("at_cost", quick))
@@ -134,8 +138,6 @@ def order_of(run: Run, name: str) -> list[Row]:
         found = [*local_search(lambda s, few=few: with_settings(few.schedule, s), seconds_of(few), cost_of(None),
                                ORDER_TRIALS, seed=0, settings=settings)][-1]  # fmt: skip
         whole = load_schedule(name, STEPS, MODEL.layers)
-        from sim.search_order import reordered
-
         plan = reordered(with_settings(whole, found.candidate.settings), found.candidate.shifts)
         told = compared(drawn_s(plan, run), drawn_s(whole, run))
         simulated = simulate(plan, run.workload, run.cluster).makespan_s
@@ -143,7 +145,8 @@ def order_of(run: Run, name: str) -> list[Row]:
                      "found": str(found.candidate), "start_s": seconds_of(run)(whole), "found_s": seconds_of(run)(plan),
                      "simulated_s": simulated, "mean_age_start": cost_of(None)(whole),
                      "mean_age_found": cost_of(None)(plan), "memory_bytes_start": memory_bytes(whole, run),
-                     "memory_bytes_found": memory_bytes(plan, run), **told, "few_steps_text": str(found.schedule)})  # fmt: skip
+                     "memory_bytes_found": memory_bytes(plan, run), **told,
+                     "few_steps_text": str(found.schedule)})  # fmt: skip
         print({key: rows[-1][key] for key in ("cluster", "start", "means", "found", "start_s", "found_s",
                "mean_age_start", "mean_age_found", "saved_90")}, flush=True)  # fmt: skip
     return rows
@@ -152,7 +155,7 @@ def order_of(run: Run, name: str) -> list[Row]:
 # -------------------------------------------------------------------------------------------------- real runs
 
 
-def verified(texts: dict[str, str], steps: int) -> list[Row]:
+def verified(texts: dict[str, str]) -> list[Row]:
     """Winners on two real ranks, against one process without communication: largest difference, and ages that are not
     those that the schedule says."""
     from realrun.ranks import Ranks
@@ -174,7 +177,9 @@ def verified(texts: dict[str, str], steps: int) -> list[Row]:
 
 def winners(results: Row, steps: int) -> dict[str, str]:
     """Texts of schedules that a search found, of few steps."""
-    texts = {f"order: {row['start']}, {row['means']}, {row['cluster']}": row["few_steps_text"] for row in results["order"]}
+    texts = {
+        f"order: {row['start']}, {row['means']}, {row['cluster']}": row["few_steps_text"] for row in results["order"]
+    }
     for row in results["layers"]:
         if row["images"] == 16 and row["rule"] == "deep":
             for key, modes in row["modes"].items():
@@ -193,6 +198,8 @@ def digits() -> Row:
         cost: Cost = image_cost(steps, 6, modes, Vulnerability.load("digits"))
         search = LayerSearch(steps, 6, modes, cost, timed)
         search.probe(PROBES, seed=0)
+        for name in RULES:
+            search.known(of_modes(modes, rule(name, steps, 6)[1]))
         for name in RULES:
             plan, waits = rule(name, steps, 6)
             found = search.best(timed(plan))
@@ -219,20 +226,39 @@ def _judged(texts: dict[str, str], steps: int) -> Row:
         return json.loads(report.read_text())  # type: ignore[no-any-return]
 
 
-def main(words: Sequence[str]) -> None:
-    results: Row = json.loads(TARGET.read_text()) if TARGET.exists() else {}
-    wanted = words or ("layers", "order", "verify", "digits")
-    if "layers" in wanted:
-        results["layers"] = [row for run in runs() for row in layers_of(run)]
-    if "order" in wanted:
-        some = [run for run in runs() if run.workload.images == 16]
-        results["order"] = [row for run in some for name in ("sync", "interweaved") for row in order_of(run, name)]
-    if "verify" in wanted:
-        results["verify"] = verified(winners(results, ORDER_STEPS), ORDER_STEPS)
-    if "digits" in wanted:
-        results["digits"] = digits()
+def read() -> Row:
+    return json.loads(TARGET.read_text()) if TARGET.exists() else {}  # type: ignore[no-any-return]
+
+
+def keep(part: str, found: Any) -> None:
+    """Adds rows to a part of the results, or puts it there: hours of work should survive the next mistake."""
+    results = read()
+    results[part] = [*results.get(part, []), *found] if part in ("layers", "order") else found
     results["meta"] = machine()
     TARGET.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def missing(part: str, run: Run) -> bool:
+    """Whether the results lack this machine and batch: the command goes on where it was stopped."""
+    found = (run.cluster.name, run.workload.images)
+    return all((row["cluster"], row["images"]) != found for row in read().get(part, []))
+
+
+def main(words: Sequence[str]) -> None:
+    """The parts named, on the clusters named; all without words."""
+    wanted = [word for word in words if word not in CLUSTERS] or ["layers", "order", "verify", "digits"]
+    clusters = [Cluster.load(word).name for word in words if word in CLUSTERS]
+    some = [run for run in runs() if not clusters or run.cluster.name in clusters]
+    for run in some:
+        if "layers" in wanted and missing("layers", run):
+            keep("layers", layers_of(run))
+    for run in some:
+        if "order" in wanted and run.workload.images == 16 and missing("order", run):
+            keep("order", [row for name in ("sync", "interweaved") for row in order_of(run, name)])
+    if "verify" in wanted:
+        keep("verify", verified(winners(read(), ORDER_STEPS)))
+    if "digits" in wanted:
+        keep("digits", digits())
 
 
 if __name__ == "__main__":
