@@ -50,7 +50,12 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
     """The sweep in a YAML file, with `changes` ("plan.points=100") carried out.
 
     Raises ValueError with a line for everything that is wrong, or OSError if the file cannot be read."""
-    tables, problems = _tables(path, changes), list[str]()
+    return sweep_of(read_tables(path, changes), path)
+
+
+def sweep_of(tables: Any, path: Path | str) -> Sweep:
+    """The sweep that `tables` write, which `path` holds.  Raises ValueError with a line for everything that is wrong."""
+    problems = list[str]()
     try:
         file = _File.model_validate(tables)
     except ValidationError as error:
@@ -72,7 +77,7 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
     return Sweep(base, tuple(axes), file.plan, tuple(file.filters), sources)
 
 
-def _tables(path: Path | str, changes: Sequence[str]) -> Any:
+def read_tables(path: Path | str, changes: Sequence[str]) -> Any:
     """What the file holds, by OmegaConf: 1e9 is a number, ${base.images} another value."""
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException

@@ -1,10 +1,8 @@
-"""The README says what the files say, and its commands do what it says."""
+"""The README says what the files say; tests/test_docs.py runs its commands."""
 
 from __future__ import annotations
 
 import re
-import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,22 +45,6 @@ def test_the_example_is_the_file() -> None:
     assert (ROOT / "examples" / "overlap.txt").read_text().endswith(example)
 
 
-def commands() -> list[str]:
-    (block,) = [block for block in blocks() if block.startswith("source ")]
-    lines = block.replace("\\\n", " ").splitlines()
-    return [line.split("  #")[0].strip() for line in lines if line.startswith("python")]
-
-
-@pytest.mark.parametrize("command", commands())
-def test_the_commands_work(command: str, tmp_path: Path) -> None:
-    for name in ("examples", "calibration"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    words = shlex.split(command)
-    done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, text=True, timeout=100,
-                          env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_python_example_works(tmp_path: Path) -> None:
     (code,) = blocks("python")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -70,56 +52,8 @@ def test_the_python_example_works(tmp_path: Path) -> None:
     assert "[[1, 1], [1, 1], [1, 1], [1, 1]]" in done.stdout
 
 
-def test_the_commands_of_the_page_on_schedules_work_in_their_order(tmp_path: Path) -> None:
-    for name in ("examples", "calibration"):
-        shutil.copytree(ROOT / name, tmp_path / name)
-    page = (ROOT / "docs" / "schedules.md").read_text().replace("\\\n", " ")
-    lines = [line.strip() for line in page.splitlines() if line.startswith("python -m")]
-    assert len(lines) > 10
-    for line in lines:
-        done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-
-
-def test_the_commands_and_the_example_of_the_page_on_weights_work(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "checkpoints.md").read_text()
-    shutil.copytree(ROOT / "realrun" / "weights", tmp_path / "realrun" / "weights")
-    commands = page.split("```")[1].strip().splitlines()
-    (tmp_path / "example.py").write_text(page.split("```python\n")[1].split("```")[0])
-    assert [command.split()[3] for command in commands] == ["interweaved", "about"]
-    for words in [*(shlex.split(command)[1:] for command in commands), ["example.py"]]:
-        done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    assert "[2, 4, 1, 8, 8]" in done.stdout
-    assert (tmp_path / "digits.png").stat().st_size > 0
-
-
-def test_the_commands_of_the_page_on_sweeps_work_in_their_order(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+def test_the_page_on_sweeps_shows_the_example() -> None:
     page = (ROOT / "docs" / "sweeps.md").read_text()
-    lines = [line.split("  #")[0].strip() for line in page.splitlines() if line.startswith("python -m")]
-    assert len(lines) == 10
-    for line in lines:
-        done = subprocess.run([sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
-    assert (tmp_path / "slowest.csv").read_text().count("\n") == 4
-    assert f"```yaml\n{_without_comment(ROOT / 'examples' / 'sweep.yaml')}```" in page
-
-
-def _without_comment(path: Path) -> str:
-    return "".join(line for line in path.read_text().splitlines(keepends=True) if not line.startswith("#"))
-
-
-def test_the_commands_of_the_page_on_quality_work_in_their_order(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "quality.md").read_text()
-    commands = page.split("```")[1].strip().splitlines()
-    assert [command.split()[3] for command in commands] == ["quality", "emulate", "sync", "similarity"]
-    for command in commands:
-        done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=tmp_path, capture_output=True, text=True,
-                              timeout=100, env={"PYTHONPATH": str(ROOT), "PATH": ""})  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
-    for name in ("emulated.json", "emulated.png", "similarity.png"):
-        assert (tmp_path / name).stat().st_size > 0
+    example = (ROOT / "examples" / "sweep.yaml").read_text().splitlines(keepends=True)
+    shown = "".join(line for line in example if not line.startswith("#"))
+    assert f"```yaml\n{shown}```" in page
