@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from sim.load import load_schedule
-from sim.point import DEFAULTS, Sources, setting_kind, settings_problems
+from sim.point import Sources
 from sim.schedules import SCHEDULES
+from sim.settings import DEFAULTS, setting_kind, settings_problems
 from sim.sweep_points import Chunk
 from sim.sweep_rows import rows_of
 

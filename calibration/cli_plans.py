@@ -12,14 +12,16 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from calibration.plan import Plan
-    from calibration.session import Start
+    from calibration.session import Patience, Start
 
 _PlanFile = Annotated[
     Path | None, typer.Argument(metavar="[PLAN]", help="A plan (calibration/plans); without: the default.")
 ]
 _Rounds = Annotated[int | None, typer.Option(help="Rounds, instead of the plan's; more than are there go on.")]
 _Timeout = Annotated[float, typer.Option(help="Seconds that a rank waits for another.")]
-_Others = Annotated[float, typer.Option(help="Seconds to wait for other programs to come to rest, before each job.")]
+_Others = Annotated[
+    float, typer.Option(help="Seconds to wait, before each job, for other programs to come to rest; 0: do not care.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,14 +47,14 @@ def measure(
     patience: _Others = 10.0,
 ) -> None:
     """Measures everything that a Cluster needs; a call that was interrupted goes on where it stopped."""
-    from calibration.session import Patience, carry_out
+    from calibration.session import carry_out
 
     found = _plan(plan, rounds)
     changed = {"backend": backend, "ranks": ranks, "model": model, "images": images}
     found = replace(found, schedules=(), **{key: value for key, value in changed.items() if value is not None})  # type: ignore[arg-type]
     found, start = _joined(found, ranks)
     found = found.quick() if quick else found
-    carry_out(found, out, Console(), timeout_s=timeout, patience=Patience(seconds=patience), start=start)
+    carry_out(found, out, Console(), timeout_s=timeout, patience=_patience(patience), start=start)
 
 
 def compare(
@@ -63,7 +65,7 @@ def compare(
     patience: _Others = 10.0,
 ) -> None:
     """Measures, runs and predicts the cells of a plan, and says how far off predictions were, level by level."""
-    from calibration.session import Patience, carry_out
+    from calibration.session import carry_out
 
     if len(plan) == 2:
         return _compare_traces(*plan)
@@ -71,7 +73,7 @@ def compare(
         raise ValueError("compare takes a plan and --out FOLDER, or two traces")
     found, start = _joined(_plan(plan[0], rounds), None)
     console = Console()
-    carry_out(found, out, console, timeout_s=timeout, patience=Patience(seconds=patience), start=start)
+    carry_out(found, out, console, timeout_s=timeout, patience=_patience(patience), start=start)
     if os.environ.get("RANK", "0") == "0":
         _evaluate(out, console)
     return None
@@ -129,6 +131,12 @@ def _evaluate(folder: Path, console: Console) -> None:
     with console.status("predicting") as status:
         found = cells(bundle, plan, status.update)
     show(write_results(bundle, plan, found, folder), console)
+
+
+def _patience(seconds: float) -> Patience:
+    from calibration.session import Patience
+
+    return Patience(seconds=seconds) if seconds else Patience(tries=1, seconds=0.0)
 
 
 def _plan(path: Path | None, rounds: int | None) -> Plan:

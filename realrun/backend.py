@@ -92,7 +92,7 @@ def load_backend(text: str = DEFAULT) -> Backend:
     if name not in backends():
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(backends())}")
     kind = importlib.import_module(f"realrun.backends.{name}").Backend
-    known = {field.name: field for field in fields(kind)}
+    known = {field.name: field for field in fields(kind) if field.compare}
     given = {}
     for word in words:
         key, _, value = word.partition("=")

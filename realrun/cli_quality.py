@@ -153,7 +153,7 @@ def _judge(named: Sequence[str], chosen: Chosen, question: Question, clock: Cloc
     _check(asked, chosen, question)
     plans = [*((source, steps, source) for source, steps in asked), *_as_long(asked[1:], clock)]
     with (
-        progress("images", images_to_make(question, len(plans))) as tell,
+        progress("images", images_to_make(question, len(plans) - 1)) as tell,
         makers(chosen.shape, chosen.weights, jobs) as make,
     ):
         judge = Judge(make, question, classifier_of(chosen.shape.name), tell)

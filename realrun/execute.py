@@ -22,6 +22,7 @@ from torch import Tensor
 
 from realrun.chains import Arrived, Chains, Computed, Sent, header
 from realrun.held import Held, Results
+from realrun.lanes import Device, Mark, Processor
 from realrun.model import Block, DiTMoE, Modulation
 from realrun.patches import band, to_heads, to_rows
 from realrun.profile import labelled
@@ -91,18 +92,21 @@ def execute(
     keep_velocity: bool = False,
     wire: str | None = None,
     timed_row_s: Mapping[str, float] | None = None,
+    device: Device | None = None,
 ) -> RankRun:
     """Samples from noise z [B, C, H, W] and labels y [B] by rectified flow: Euler steps z <- z - v / steps.
 
     Images are this rank's own; with sharded patches they are all ranks' images, of which it keeps its share.  Both
     guidance halves go through the network in one forward, [conditional ; unconditional].  streams: a transport for
     each of the schedule's communicators.  wire: how rows travel, a key of sim.workload.WIRES; None: as they are.
+    timed_row_s [kind]: seconds that ops of a kind sit out for each row (realrun/stand_in.py).  device: whose moments
+    are noted; None: the processor's.
 
     All ranks must call this with the same schedule.  Raises TransferError, which names op and rank, if a peer fails."""
     with torch.inference_mode():
         wire = wire or str(z_BCHW.dtype).removeprefix("torch.")
         executor = _Executor(schedule.check(), model, streams, z_BCHW, y_B, guidance, keep_velocity, wire)
-        return executor.run(timed_row_s or {})
+        return executor.run(timed_row_s or {}, device or Processor())
 
 
 class _Executor:
@@ -119,25 +123,28 @@ class _Executor:
         self.y_2B = torch.cat([y, torch.full_like(y, model.shape.classes)])
         self.results = Results(schedule)
         mine = Workload(model.shape, self.world, len(z) // (self.world if sharded else 1))
-        tokens = torch.from_numpy(mine.token_numbers(schedule, self.rank)).chunk(schedule.micro_batches)
+        numbers = torch.from_numpy(mine.token_numbers(schedule, self.rank)).to(z.device)
+        tokens = numbers.chunk(schedule.micro_batches)
         token_N = dict(zip(schedule.parts, tokens, strict=True))
+        self.aged: list[tuple[Op, Tensor]] = []  # an R, and how old what it added was [slot, token]
         self.chains = Chains(schedule, model, streams, token_N, self.results, wire)
         ages = torch.zeros((schedule.steps, schedule.layers, schedule.top_k, schedule.steps), dtype=torch.int64)
         self.report = RankRun(ages[..., 0] - 1, ages, ages[:, :, 0, 0].clone(), self.z_BCHW)
 
-    def run(self, timed_row_s: Mapping[str, float]) -> RankRun:
+    def run(self, timed_row_s: Mapping[str, float], device: Device) -> RankRun:
         transfers: dict[int, Stamps] = {}
+        spans: list[tuple[Mark, Mark]] = []
         report, results = self.report, self.results
         self._meet()
         for i, op in enumerate(self.schedule.ops):
             results.at = i
             if op.stream == "compute":
                 self._wait_for_inputs(op)
-            began_s = time.monotonic()
+            began, began_s = device.here(), time.monotonic()
             with nullcontext() if op.collective else labelled(op.name):  # a transfer's is on the thread that runs it
                 made = _DO[op.kind](self, op)
                 sit_out(op, made, began_s, timed_row_s)
-            report.spans_s.append((began_s, time.monotonic()))
+            spans.append((began, device.here()))
             if isinstance(made, Sent | Gathered):
                 transfers[i] = made.pending.stamps
                 if op.blocks:
@@ -145,11 +152,25 @@ class _Executor:
             results.keep(op.name, made)
             results.drop()
         self._meet()
+        report.spans_s = [(began.at_s(), ended.at_s()) for began, ended in spans]
         for i, stamps in transfers.items():
             report.spans_s[i] = stamps.reached_s, stamps.end_s
             report.sent_bytes[self.schedule.ops[i].name] = stamps.sent_bytes
-        report.final_BCHW, report.held = self.z_BCHW, results.held()
+        report.held = results.held()
+        self._report()
         return report
+
+    def _report(self) -> None:
+        """Brings to the host what the device has of the report."""
+        report = self.report
+        report.final_BCHW, report.velocity = self.z_BCHW.cpu(), [v.cpu() for v in report.velocity]
+        report.experts = {name: chosen.cpu() for name, chosen in report.experts.items()}
+        report.scores = {name: scores.cpu() for name, scores in report.scores.items()}
+        for op, age_KN in self.aged:
+            for slot, ages in enumerate(report.ages[op.step, op.layer]):
+                ages += age_KN[slot].cpu().bincount(minlength=len(ages))
+            oldest = report.staleness[op.step, op.layer]
+            torch.maximum(oldest, age_KN.cpu().amax(dim=1), out=oldest)
 
     def _meet(self) -> None:
         for transport in self.streams.values():
@@ -240,12 +261,9 @@ class _Executor:
         weight_NK = self.results[f"A{self.schedule.weights_step(op)}.{chain}/weights"]
         total_ND = self.results[f"S{op.step}.{chain}"]
         out_KND, age_KN = self.chains.outputs(op, len(total_ND))
+        self.aged.append((op, age_KN))  # counted at the end: a look at them here would make a GPU's host wait
         for slot, out_ND in enumerate(out_KND):
             total_ND = torch.addcmul(total_ND, out_ND, weight_NK[:, slot, None])
-            ages = self.report.ages[op.step, op.layer, slot]
-            ages += age_KN[slot].bincount(minlength=len(ages))
-        oldest = self.report.staleness[op.step, op.layer]
-        torch.maximum(oldest, age_KN.amax(dim=1), out=oldest)
         return Residual(own.x_BTD + own.gate_BD[:, None] * total_ND.view_as(own.x_BTD), own.c_BD)
 
     def _final(self, op: Op) -> Tensor:

@@ -37,6 +37,7 @@ class Messages:
     under way.  No Work is waited for twice: gloo would hang."""
 
     def __init__(self, context: RankContext) -> None:
+        assert context.group is not None, "ranks that are processes have one"
         self._rank, self._group, self._timeout_s = context.rank, context.group, context.timeout_s
         self._peers = [(context.rank + i) % context.world for i in range(1, context.world)]
 

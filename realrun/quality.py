@@ -104,7 +104,7 @@ class Judge:
 
     def __call__(self, schedule: Schedule, name: str) -> Judged:
         """Of a schedule that is told of by `name`."""
-        made = [self._made(schedule, seed) for seed in self.question.seeds]
+        made = self._sync if schedule == self.schedule("sync") else self._made(schedule)
         finals, ages = [each.final_BCHW for each in made], torch.stack([each.ages for each in made]).sum(dim=0)
         quality = Quality(
             name, schedule.steps, float((ages * torch.arange(ages.shape[-1])).sum() / ages.sum()),
@@ -114,22 +114,29 @@ class Judge:
         )  # fmt: skip
         return Judged(quality, finals, ages)
 
-    def _made(self, schedule: Schedule, seed: int) -> Exact:
-        settings, asked = Settings(seed, guidance=self.question.guidance), self.question
-        return self.make(Task(schedule, settings, range(asked.images), asked.shares), self.tell)
+    def _made(self, schedule: Schedule) -> list[Exact]:
+        """[seed]"""
+        asked = self.question
+        settings = [Settings(seed, guidance=asked.guidance) for seed in asked.seeds]
+        return [self.make(Task(schedule, each, range(asked.images), asked.shares), self.tell) for each in settings]
+
+    @cached_property
+    def _sync(self) -> list[Exact]:
+        return self._made(self.schedule("sync"))
 
     @cached_property
     def exact(self) -> list[Tensor]:
         """[seed] synchronous images of as many steps as the question has."""
-        return [self._made(self.schedule("sync"), seed).final_BCHW for seed in self.question.seeds]
+        return [each.final_BCHW for each in self._sync]
 
     @cached_property
     def fine(self) -> list[Tensor]:
         """[seed] synchronous images of many steps."""
         if self._given is not None:
             return self._given
-        schedule = self.schedule("sync", self.question.fine)
-        return [self._made(schedule, seed).final_BCHW for seed in self.question.seeds]
+        if self.question.fine == self.question.steps:
+            return self.exact
+        return [each.final_BCHW for each in self._made(self.schedule("sync", self.question.fine))]
 
     def _seen(self, finals: list[Tensor]) -> tuple[list[float] | None, list[float] | None, float | None]:
         if self.classifier is None:
@@ -161,5 +168,5 @@ def classifier_of(model: str) -> Classifier | None:
 
 
 def images_to_make(question: Question, schedules: int) -> int:
-    """How many images `schedules` calls of a Judge make, with those that they are held against."""
-    return len(question.seeds) * question.images * (schedules + 2)
+    """How many images it takes to judge so many schedules beside the synchronous one."""
+    return len(question.seeds) * question.images * (schedules + 1 + (question.fine != question.steps))

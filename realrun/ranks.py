@@ -33,6 +33,7 @@ import torch
 import torch.distributed as dist
 
 from realrun.backend import Backend, Moves, load_backend
+from realrun.lanes import Device, Gpu, Processor
 
 T = TypeVar("T")
 
@@ -53,8 +54,13 @@ class RankContext:
     world: int
     timeout_s: float  # of one transfer
     device: torch.device
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None  # None: ranks are threads of one process
     backend: Backend
+
+    @functools.cached_property
+    def lanes(self) -> Device:
+        """Streams and moments of its device."""
+        return Gpu(self.device) if self.device.type == "cuda" else Processor()
 
 
 class RanksFailed(RuntimeError):
@@ -113,6 +119,7 @@ class _Seat(NamedTuple):
     core: int | None
     folder: str
     backend: Backend
+    device: str
 
 
 class _Member(NamedTuple):
@@ -130,18 +137,24 @@ class Ranks:
 
     timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th (modulo)
     of the cores that this process may use (Linux).  backend: what the ranks' links are, and where they live (one with
-    an `enter` moves each process there).  As with any multiprocessing, a program that starts a pool needs
-    its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
+    an `enter` moves each process there).  device: where their tensors are.  As with any multiprocessing, a program that
+    starts a pool needs its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
 
     def __init__(
-        self, world: int, timeout_s: float = 60.0, threads: int = 1, pin: bool = False, backend: Backend | None = None
+        self,
+        world: int,
+        timeout_s: float = 60.0,
+        threads: int = 1,
+        pin: bool = False,
+        backend: Backend | None = None,
+        device: str = "cpu",
     ) -> None:
         if world < 1 or threads < 1:
             raise ValueError(f"world={world} and threads={threads} should be at least 1")
         if not 0 < timeout_s <= _LONGEST_S:
             raise ValueError(f"timeout_s={timeout_s} should be above 0 and at most {_LONGEST_S:g}")
         self.world, self.timeout_s, self._threads, self._pin = world, timeout_s, threads, pin
-        self._backend, self._folder = backend or load_backend(), ""
+        self._backend, self._device, self._folder = backend or load_backend(), device, ""
         self._members: list[_Member] = []
         self._talks: list[threading.Thread] = []
 
@@ -186,8 +199,9 @@ class Ranks:
         cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
         for rank in range(self.world):
             ours, theirs = context.Pipe()
+            core = cores[rank % len(cores)]
             seat = _Seat(
-                rank, self.world, self.timeout_s, self._threads, cores[rank % len(cores)], self._folder, self._backend
+                rank, self.world, self.timeout_s, self._threads, core, self._folder, self._backend, self._device
             )
             process = context.Process(target=_work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
             process.start()
@@ -319,7 +333,7 @@ def _join(seat: _Seat, card: str) -> RankContext:
     meeting = Path(seat.folder, "store").as_uri()
     timeout = timedelta(seconds=seat.timeout_s)
     dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
-    return _context(seat.timeout_s, torch.device("cpu"), seat.backend)
+    return _context(seat.timeout_s, torch.device(seat.device), seat.backend)
 
 
 def _listen(pipe: Connection, requests: queue.SimpleQueue[bytes], folder: str) -> None:

@@ -134,10 +134,16 @@ def inputs(shape: ModelShape, images: range, settings: Settings) -> tuple[Tensor
     return noise.to(DTYPES[settings.dtype]), labels
 
 
-def build_model(shape: ModelShape, local_experts: range, settings: Settings, weights: Weights | None = None) -> DiTMoE:
+def build_model(
+    shape: ModelShape,
+    local_experts: range,
+    settings: Settings,
+    weights: Weights | None = None,
+    device: torch.device | str = "cpu",
+) -> DiTMoE:
     """The part of the model that holds `local_experts`, with `weights` or random ones."""
     model = DiTMoE(shape, local_experts, DTYPES[settings.dtype])
-    load(model, random_state(shape, settings.seed, local_experts) if weights is None else weights)
+    load(model, random_state(shape, settings.seed, local_experts) if weights is None else weights, device)
     return model
 
 
@@ -153,8 +159,9 @@ def prepare(
     held = range(context.rank, shape.experts, context.world) if schedule.sharded_experts else range(shape.experts)
     mine = range(context.rank * images, (context.rank + 1) * images)
     numbers = range(context.world * images) if schedule.sharded_patches else mine
-    model = build_model(shape, held, settings, weights)
-    return idle(model) if settings.timed_row_s else model, *inputs(shape, numbers, settings)
+    model = build_model(shape, held, settings, weights, context.device)
+    noise, labels = (tensor.to(context.device) for tensor in inputs(shape, numbers, settings))
+    return idle(model) if settings.timed_row_s else model, noise, labels
 
 
 def execute_rank(
@@ -164,12 +171,7 @@ def execute_rank(
     settings: Settings,
     weights: Weights | None,
 ) -> RankRun:
-    """What one rank does of `run`: builds its part of the model, throttles its links, executes the schedule.
-
-    Every communicator has connections, and so paced links, of its own.  Raises ValueError on a device that no
-    transport serves yet."""
-    if context.device.type != "cpu":
-        raise ValueError(f"no transport for {context.device} yet: hide the GPUs (CUDA_VISIBLE_DEVICES=) to run on gloo")
+    """What one rank does of `run`: builds its part of the model, throttles its links, executes the schedule."""
     model, noise, labels = prepare(context, schedule, workload, settings, weights)
     profile = None if settings.profile is None else profile_path(settings.profile, context.rank)
     with context.backend.open_streams(context, schedule.streams) as streams:
@@ -178,7 +180,7 @@ def execute_rank(
             report = execute(
                 schedule, model, streams, noise, labels,
                 guidance=settings.guidance, keep_velocity=settings.keep_velocity, wire=workload.wire,
-                timed_row_s=settings.timed_row_s,
+                timed_row_s=settings.timed_row_s, device=context.lanes,
             )  # fmt: skip
             about |= _of_run(context, schedule, {**workload.about(), **_about(settings)}, report)
         return report

@@ -20,6 +20,7 @@ from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, 
 from sim.cli_profile import read_back
 from sim.cli_reference import reference
 from sim.cli_results import results
+from sim.cli_search import search
 from sim.cli_similarity import similarity
 from sim.cli_sweep import sweep
 from sim.cli_traces import (
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.command("advise")(advise)
 app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
+app.command("search")(search)
 app.command("results")(results)
 app.command("trace")(convert)
 app.command("picture")(draw)

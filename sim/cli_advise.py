@@ -189,11 +189,10 @@ def _told(asked: Asked, options: Sequence[Option], top: int) -> list[str]:
 
 def _uncertainty(machine: Cluster, inputs: Sequence[Input], draws: int) -> list[str]:
     if machine.errors:
-        told = "standard errors as the cluster states them; what the model leaves out is not in them"
-    else:
-        told = "the cluster states no errors: those below are assumed, not measured"
-    lines = [f"{each.name}: {each.error:.1%} ({each.source})" for each in inputs]
-    return [f"intervals: {draws} draws; {told}", *(lines if not machine.errors else [])]
+        return [f"intervals: {draws} draws, by the standard errors that the cluster states; what the model leaves out "
+                "is in none of them"]  # fmt: skip
+    told = ", ".join(f"{each.name} {each.error:.0%}" for each in inputs)
+    return [f"intervals: {draws} draws; the cluster states no errors, so these are assumed, not measured: {told}"]
 
 
 def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) -> list[str]:
@@ -206,13 +205,16 @@ def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) ->
         path = folder / (re.sub(r"[^\w.+-]+", "_", option.name) + ".txt")
         with whole_file(path) as part:
             part.write_text(str(option.schedule))
-        lines.append(launch_command(path, option.workload))
+        lines.append(launch_command(path, option.workload, asked.cluster))
     return lines
 
 
-def launch_command(path: Path, workload: Workload) -> str:
-    """How `realrun` is started on it, one process a GPU."""
-    dtype = {None: "bfloat16", "bf16": "bfloat16", "fp32": "float32"}.get(workload.dtype, "float32")
+def launch_command(path: Path, workload: Workload, cluster: Cluster) -> str:
+    """How `realrun` is started on it, one process a rank."""
+    from sim.gpu import Gpu
+
+    computes = workload.dtype or ("bf16" if isinstance(cluster.compute, Gpu) else "fp32")
+    dtype = "bfloat16" if computes == "bf16" else "float32"
     return (f"torchrun --nproc-per-node {workload.ranks} -m realrun {path} --model {workload.model.name} "
             f"--images {workload.images} --dtype {dtype} --wire {workload.wire}")  # fmt: skip
 

@@ -103,14 +103,19 @@ def version() -> str:
         name = of("dice-sim")
     except PackageNotFoundError:
         name = "source"
-    done = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"{name}+{done.stdout.strip()}" if done.returncode == 0 else name
+    commit = _commit()
+    return f"{name}+{commit}" if commit else name
+
+
+def _commit() -> str:
+    """Of the repository that this is run from; "" if it is installed, or there is no git."""
+    home = Path(__file__).resolve().parent.parent
+    words = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        said = subprocess.run(words, cwd=home, capture_output=True, text=True, check=False).stdout.split("\n")
+    except OSError:
+        return ""
+    return said[1][:12] if len(said) > 1 and Path(said[0]).resolve() == home else ""
 
 
 def libraries() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +164,12 @@ class Cluster:
     @staticmethod
     def of_tables(tables: Any, path: Path | str) -> Cluster:
         """The cluster that tables as in a file say; errors, as of `load`, begin with `path`."""
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         problems: list[str] = []
         data = _with_gpu(in_si(tables, "", problems), problems)
         try:
-            cluster: Cluster = TypeAdapter(Cluster).validate_python(data)
+            cluster: Cluster = _validator().validate_python(data)
         except ValidationError as error:
             errors, gpu, network = error.errors(), _has_gpu(data), _has_network(data)
             in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
@@ -179,6 +179,13 @@ class Cluster:
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
+
+
+@cache  # what pydantic makes of the class takes 20 ms
+def _validator() -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Cluster)
 
 
 def cluster_tables(path: Path | str) -> Any:

@@ -15,14 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.batch import Batch
-from sim.cluster import Cluster, Interference
+from sim.cluster import Cluster
+from sim.cost import durations_s, sorts, varies
 from sim.engine import TICKS_PER_S, simulate
-from sim.evaluate import LANES, RECURRENCE, SIMULATION, engine_of
+from sim.evaluate import LANES, LOCKSTEP, RECURRENCE, SIMULATION, engine_of
+from sim.lockstep import Lockstep
 from sim.machines import Machines, costs_of
 from sim.maxplus import Recurrence
 from sim.point import changed
 from sim.program import Program
-from sim.schedule import Schedule
+from sim.schedule import Op, Schedule
 from sim.trace import Trace
 from sim.workload import Workload
 
@@ -61,6 +63,8 @@ class Outcomes(NamedTuple):
     say; who ran it, or why nobody did."""
 
     makespan_s: Array
+    computing_alone_s: Array
+    communicating_alone_s: Array
     stalled_s: Array
     exposed_s: Array
     communication_share: Array
@@ -70,8 +74,8 @@ class Outcomes(NamedTuple):
     @staticmethod
     def nothing(size: int) -> Outcomes:
         """Nothing known yet."""
-        a, b, c, d = (np.full(size, np.nan) for _ in range(4))
-        return Outcomes(a, b, c, d, np.full(size, None, object), np.full(size, None, object))
+        a, b, c, d, e, f = (np.full(size, np.nan) for _ in range(6))
+        return Outcomes(a, b, c, d, e, f, np.full(size, None, object), np.full(size, None, object))
 
     def put(self, which: npt.NDArray[Any], some: Outcomes) -> None:
         """Writes what is known of the configurations `which`."""
@@ -87,19 +91,14 @@ def evaluate(case: Case) -> Outcomes:
         machines = Machines.of(case.tables, case.size, case.changes)
         workload = case.workload.fits(case.schedule)
         _check_ranks(workload, machines.first)
-        calm = replace(machines.first, interference=Interference())
-        engine, _ = engine_of(case.schedule, workload, calm)
     except ValueError:
         return simulated(case)  # which finds the reason of each
-    slow = machines.interferes()
-    found = Outcomes.nothing(case.size)
-    fifo = np.flatnonzero(~slow & (engine == RECURRENCE))
-    others = np.flatnonzero(slow | (engine != RECURRENCE))
-    if len(others):
-        found.put(others, simulated(case.some(others)))
-    if len(fifo):
-        some = case.some(fifo)
-        found.put(fifo, _recurred(some, workload, Machines.of(some.tables, some.size, some.changes)))
+    slow, found = machines.interferes(), Outcomes.nothing(case.size)
+    for which in (np.flatnonzero(~slow), np.flatnonzero(slow)):
+        if len(which):
+            some = case if len(which) == case.size else case.some(which)
+            theirs = machines if some is case else Machines.of(some.tables, some.size, some.changes)
+            found.put(which, _alike(some, workload, theirs))
     return found
 
 
@@ -108,26 +107,65 @@ def _check_ranks(workload: Workload, cluster: Cluster) -> None:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
 
 
-def _recurred(case: Case, workload: Workload, machines: Machines) -> Outcomes:
-    """By the max-plus recurrence, as many at once as stay in a core's cache."""
-    batch = costs_of(case.schedule, workload, machines)
-    host, found = machines.first.host, Outcomes.nothing(case.size)
+def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes:
+    """Of configurations that all have interference, or none of which has any."""
+    engine, _ = engine_of(case.schedule, workload, machines.first)
+    if engine == SIMULATION:
+        return simulated(case)
+    try:
+        course = _course(case.schedule)
+        batch = costs_of(case.schedule, workload, machines, course.sorts(workload))
+    except ValueError:
+        return simulated(case)
+    if engine == LOCKSTEP and batch.ranks > 1:
+        return simulated(case)
+    return _walked(case, batch, machines.first, engine, course)
+
+
+def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Course) -> Outcomes:
+    """By a vectorised engine, as many at once as stay in a core's cache."""
+    host, found = cluster.host, Outcomes.nothing(case.size)
     room = max(1, LANES // batch.ranks)
-    program = _program(case.schedule, host.synchronous, "listed" if host.priority else "compute")
-    for first in range(0, case.size, room):
-        some = slice(first, first + room)
-        found.makespan_s[some] = Recurrence(lanes_of(batch, some), program).makespans() / TICKS_PER_S
-    busy, talks = _busy_s(batch)
-    found.stalled_s[:] = found.makespan_s - busy
-    if not batch.burst.any():  # spans of one communicator follow one another
-        found.communication_share[:] = talks / found.makespan_s
-    found.engine[:] = RECURRENCE
+    first = "collectives" if engine == LOCKSTEP else "listed" if host.priority else "compute"
+    program = course.program(host.synchronous, first)
+    for begin in range(0, case.size, room):
+        some = slice(begin, begin + room)
+        lanes = lanes_of(batch, some)
+        walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
+        found.makespan_s[some] = walk.makespans() / TICKS_PER_S
+    found.engine[:] = engine
+    found.computing_alone_s[:], found.communicating_alone_s[:] = _alone_s(batch)
+    if engine == RECURRENCE:  # nothing slows down
+        found.stalled_s[:] = found.makespan_s - found.computing_alone_s
+        if not batch.burst.any():  # spans of one communicator follow one another
+            found.communication_share[:] = found.communicating_alone_s / found.makespan_s
     return found
 
 
-@lru_cache(maxsize=16)  # follows from its arguments, and takes as long as a hundred configurations
-def _program(schedule: Schedule, synchronous: bool, first: str) -> Program:
-    return Program(schedule, synchronous, first)
+class _Course:
+    """What follows from a schedule alone, and takes as long to find as thousands of configurations take to run."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._programs: dict[tuple[bool, str], Program] = {}
+        self._sorts: dict[tuple[bool, bool], tuple[list[int], list[Op]]] = {}
+
+    def program(self, synchronous: bool, first: str) -> Program:
+        """The order in which engines walk it."""
+        if (synchronous, first) not in self._programs:
+            self._programs[synchronous, first] = Program(self.schedule, synchronous, first)
+        return self._programs[synchronous, first]
+
+    def sorts(self, workload: Workload) -> tuple[list[int], list[Op]]:
+        """`sim.cost.sorts`, once for all workloads that vary alike."""
+        if (key := varies(workload)) not in self._sorts:
+            self._sorts[key] = sorts(self.schedule, workload)
+        return self._sorts[key]
+
+
+@lru_cache(maxsize=16)
+def _course(schedule: Schedule) -> _Course:
+    return _Course(schedule)
 
 
 def lanes_of(batch: Batch, some: slice) -> Batch:
@@ -137,16 +175,16 @@ def lanes_of(batch: Batch, some: slice) -> Batch:
     return replace(batch, **cut)
 
 
-def _busy_s(batch: Batch) -> tuple[Array, Array]:
-    """[configuration] seconds in which something is computed, and in which rows travel: means of ranks."""
+def _alone_s(batch: Batch) -> tuple[Array, Array]:
+    """[configuration] seconds of all compute ops, and of all dispatches and combines, each alone: means of ranks."""
     often = np.bincount(batch.sort_of, minlength=len(batch.ticks))
     kind = dict(zip(batch.sort_of, batch.schedule.ops, strict=True))
     sums = np.zeros((2, batch.size))
     for n, times in enumerate(often):
         if kind[n].kind in "DC" or not kind[n].collective:
             sums[int(kind[n].collective)] += times * batch.ticks[n].mean(axis=0)
-    busy, talks = sums / TICKS_PER_S
-    return busy, talks
+    computing, communicating = sums / TICKS_PER_S
+    return computing, communicating
 
 
 def simulated(case: Case) -> Outcomes:
@@ -154,9 +192,9 @@ def simulated(case: Case) -> Outcomes:
     found = Outcomes.nothing(case.size)
     for i in range(case.size):
         try:
-            seed = None if case.seeds is None else int(case.seeds[i])
-            numbers = told(simulate(case.schedule, case.workload, case.cluster(i), seed))
-            for column, value in zip(found[:4], numbers, strict=True):
+            seed, cluster = None if case.seeds is None else int(case.seeds[i]), case.cluster(i)
+            numbers = told(simulate(case.schedule, case.workload, cluster, seed), case.workload, cluster)
+            for column, value in zip(found[:6], numbers, strict=True):
                 column[i] = value
             found.engine[i] = SIMULATION
         except (ValueError, MemoryError) as reason:
@@ -166,8 +204,14 @@ def simulated(case: Case) -> Outcomes:
     return found
 
 
-def told(trace: Trace) -> tuple[float, float, float, float]:
-    """makespan_s, stalled_s, exposed_s and communication_share of a trace."""
-    whole_s = trace.makespan_s
+def told(trace: Trace, workload: Workload, cluster: Cluster) -> tuple[float, ...]:
+    """The numbers of Outcomes, of a trace and what it ran on."""
+    schedule, whole_s = trace.schedule, trace.makespan_s
+    ticks = np.rint(durations_s(schedule, workload.fits(schedule), cluster) * TICKS_PER_S)
+    alone_s = ticks.mean(axis=1) / TICKS_PER_S
+    computes = np.array([not op.collective for op in schedule.ops])
+    talks = np.array([op.kind in "DC" for op in schedule.ops])
     stalled_s = whole_s - float(trace.busy_s("compute").mean())
-    return whole_s, stalled_s, float(trace.exposed_s.mean()), float(trace.all_to_all_s.mean()) / whole_s
+    share = float(trace.all_to_all_s.mean()) / whole_s
+    exposed_s = float(trace.exposed_s.mean())
+    return whole_s, float(alone_s[computes].sum()), float(alone_s[talks].sum()), stalled_s, exposed_s, share

@@ -9,7 +9,7 @@ It knows what each engine can do; it refuses to know why somebody asks."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,10 @@ from sim.workload import Workload
 Array = npt.NDArray[np.float64]
 LANES = 1024  # ranks x configurations that are walked together: their rows fit into a core's cache
 RECURRENCE, LOCKSTEP, SIMULATION = "recurrence", "lockstep", "simulation"
+_UNEVEN = "ranks differ while compute and communication slow each other down"
 ENGINES = {
     RECURRENCE: "max-plus recurrence, equal to the simulation to the last bit",
-    LOCKSTEP: "with interference, ranks alike; within 1e-6 of the simulation",
+    LOCKSTEP: "compute op by compute op, with interference; within a millionth of the simulation",
     SIMULATION: "SimPy, one configuration at a time",
 }
 
@@ -51,20 +52,12 @@ class _Mode:
     """What configurations have in common that are walked together."""
 
     engine: str
+    why: str
     synchronous: bool
     defers: bool
-    ranks: int
+    told_apart: int  # ranks
     mesh: Mesh
     varies: tuple[bool, bool]
-
-
-def engine_of(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
-    """Which of ENGINES evaluates this configuration, and why not a faster one ("": none is)."""
-    if any(shares(schedule, workload, cluster)):
-        return SIMULATION, "transfers of several communicators or groups share links"
-    if len(schedule.streams) > 2 and (cluster.interference.any or not cluster.host.priority):
-        return SIMULATION, "several communicators, and collectives wait for kernels or slow them down"
-    return (LOCKSTEP if cluster.interference.any else RECURRENCE), ""
 
 
 class Evaluator:
@@ -85,60 +78,87 @@ class Evaluator:
 
         Hand in the same object wherever configurations share a workload, or clusters a compute or a link: its costs
         are then found once.  Raises ValueError for what `simulate` would."""
-        configs, engines = self._configs(workloads, clusters, seeds)
+        configs = self._configs(workloads, clusters, seeds)
         makespan_s = np.empty(len(configs))
-        for members, mode in _modes(self.schedule, configs, engines).items():
-            makespan_s[[*members]] = self._ask([configs[n] for n in members], mode)
+        engines = [("", "")] * len(configs)
+        for mode, members in self._modes(configs).items():
+            for part, mine, seconds in self._split(mode, members, configs):
+                makespan_s[mine] = self._ask([configs[n] for n in mine], part, seconds)
+                for n in mine:
+                    engines[n] = part.engine, part.why
         return Evaluated(makespan_s, tuple(name for name, _ in engines), tuple(why for _, why in engines))
+
+    def engine_of(self, workload: Workload, cluster: Cluster, seed: int | None = None) -> tuple[str, str]:
+        """Which of ENGINES evaluates this configuration, and why not a faster one ("": none is)."""
+        [mode] = self._modes(configs := self._configs([workload], [cluster], [seed]))
+        [(part, *_)] = self._split(mode, [0], configs)
+        return part.engine, part.why
 
     def spans_s(self, workload: Workload, cluster: Cluster, seed: int | None = None) -> Array:
         """Reached, start and end in seconds [3, rank, op] of one configuration, as its Trace has them.
 
         Raises ValueError if it takes another engine than the recurrence."""
-        configs, [(engine, why)] = self._configs([workload], [cluster], [seed])
-        if engine != RECURRENCE:
-            raise ValueError(f"the recurrence cannot say: {why}; simulate it")
-        [mode] = _modes(self.schedule, configs, [(engine, why)]).values()
-        seconds = self.costs.seconds(configs)
-        walk = self._walk(configs, seconds, mode, mode.ranks, keep=True)
+        [mode] = self._modes(configs := self._configs([workload], [cluster], [seed]))
+        if mode.engine != RECURRENCE:
+            raise ValueError(f"the recurrence cannot say when ops run, as engine {mode.engine} is needed: simulate it")
+        whole = replace(mode, told_apart=workload.ranks)
+        walk = self._walk(configs, self.costs.seconds(configs), whole, keep=True)
         walk.makespans()
-        assert isinstance(walk, Recurrence) and walk.kept is not None
+        assert isinstance(walk, Recurrence)
+        assert walk.kept is not None
         return np.asarray((walk.kept[..., 0].transpose(0, 2, 1) - walk.begin) / TICKS_PER_S)
 
     def _configs(
         self, workloads: Sequence[Workload], clusters: Sequence[Cluster], seeds: Sequence[int | None] | None
-    ) -> tuple[list[Config], list[tuple[str, str]]]:
-        """What to evaluate, and by which engine and why."""
+    ) -> list[Config]:
         self.costs.forget()
         fitted: dict[int, Workload] = {}
-        configs = [
+        return [
             Config(_fitted(self.schedule, workload, cluster, fitted), cluster, seed)
             for workload, cluster, seed in zip(workloads, clusters, seeds or [None] * len(workloads), strict=True)
         ]
-        return configs, [engine_of(self.schedule, config.workload, config.cluster) for config in configs]
 
-    def _ask(self, configs: Sequence[Config], mode: _Mode) -> Array:
-        """Makespans [config] of configurations of one mode."""
-        makespan_s = np.empty(len(configs))
+    def _modes(self, configs: Sequence[Config]) -> dict[_Mode, list[int]]:
+        """Configurations that can be walked together, as far as workload and cluster tell."""
+        members: dict[_Mode, list[int]] = {}
+        for n, config in enumerate(configs):
+            work, host, mesh = config.workload, config.cluster.host, config.workload.mesh_of(self.schedule)
+            engine, why = engine_of(self.schedule, work, config.cluster)
+            defers = engine == RECURRENCE and not host.priority  # the others have no order of their own for it
+            mode = _Mode(engine, why, host.synchronous, defers, mesh.ranks, mesh, varies(work))
+            members.setdefault(mode, []).append(n)
+        return members
+
+    def _split(
+        self, mode: _Mode, members: Sequence[int], configs: Sequence[Config]
+    ) -> list[tuple[_Mode, list[int], Array]]:
+        """Those whose ranks are alike, of which one is enough, and the others; and seconds [config, sort, rank]."""
         if mode.engine == SIMULATION:
-            makespan_s[:] = [simulate(self.schedule, c.workload, c.cluster, c.seed).makespan_s for c in configs]
-            return makespan_s
-        seconds = self.costs.seconds(configs)
-        seeded = np.array([config.seed is not None for config in configs])
-        alike = (seconds == seconds[:, :, :1]).all(axis=(1, 2)) & ~seeded
-        for ranks, mine in ((1, np.flatnonzero(alike)), (mode.ranks, np.flatnonzero(~alike))):
-            for first in range(0, len(mine), step := max(1, LANES // ranks)):
-                some = mine[first : first + step]
-                walk = self._walk([configs[n] for n in some], seconds[some], mode, ranks)
-                makespan_s[some] = walk.makespans() / TICKS_PER_S
-        return makespan_s
+            return [(mode, [*members], np.empty(0))]
+        chosen = [configs[n] for n in members]
+        seconds = self.costs.seconds(chosen)
+        alike = (seconds == seconds[:, :, :1]).all(axis=(1, 2)) & [config.seed is None for config in chosen]
+        apart = replace(mode, engine=SIMULATION, why=_UNEVEN) if mode.engine == LOCKSTEP else mode
+        parts = [(replace(mode, told_apart=1), alike), (apart, ~alike)]
+        return [(part, np.array(members)[mask].tolist(), seconds[mask]) for part, mask in parts if mask.any()]
+
+    def _ask(self, configs: Sequence[Config], mode: _Mode, seconds: Array) -> Array:
+        """Makespans [config] of configurations of one mode."""
+        if mode.engine == SIMULATION:
+            return np.array([simulate(self.schedule, c.workload, c.cluster, c.seed).makespan_s for c in configs])
+        step, found = max(1, LANES // mode.told_apart), []
+        for first in range(0, len(configs), step):
+            some = slice(first, first + step)
+            found.append(self._walk(configs[some], seconds[some], mode).makespans() / TICKS_PER_S)
+        return np.concatenate(found)
 
     def _walk(
-        self, configs: Sequence[Config], seconds: Array, mode: _Mode, ranks: int, keep: bool = False
+        self, configs: Sequence[Config], seconds: Array, mode: _Mode, keep: bool = False
     ) -> Recurrence | Lockstep:
-        together = batch(self.costs, configs, seconds, ranks)
+        together = batch(self.costs, configs, seconds, mode.told_apart)
         if mode.engine == LOCKSTEP:
-            return Lockstep(together, self._program(mode.synchronous, "collectives"), mode.defers)
+            defers = np.array([not config.cluster.host.priority for config in configs])
+            return Lockstep(together, self._program(mode.synchronous, "collectives"), defers)
         program = self._program(mode.synchronous, "compute" if mode.defers else "listed")
         return Recurrence(together, program, keep)
 
@@ -167,13 +187,11 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
     return fitted[id(workload)]
 
 
-def _modes(
-    schedule: Schedule, configs: Sequence[Config], engines: Sequence[tuple[str, str]]
-) -> dict[tuple[int, ...], _Mode]:
-    """Configurations that can be walked together -> how."""
-    members: dict[_Mode, list[int]] = {}
-    for n, (config, (engine, _)) in enumerate(zip(configs, engines, strict=True)):
-        work, host = config.workload, config.cluster.host
-        mode = _Mode(engine, host.synchronous, not host.priority, work.ranks, work.mesh_of(schedule), varies(work))
-        members.setdefault(mode, []).append(n)
-    return {tuple(some): mode for mode, some in members.items()}
+def engine_of(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
+    """Which of ENGINES evaluates this configuration as long as its ranks are alike, and why not a faster one ("": none
+    is).  Where ranks differ, LOCKSTEP cannot (`Evaluator.engine_of`)."""
+    if any(shares(schedule, workload, cluster)):
+        return SIMULATION, "transfers of several communicators or groups share links"
+    if len(schedule.streams) > 2 and (cluster.interference.any or not cluster.host.priority):
+        return SIMULATION, "several communicators, and collectives wait for kernels or slow them down"
+    return (LOCKSTEP if cluster.interference.any else RECURRENCE), ""

@@ -21,19 +21,21 @@ from sim.program import Program
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Some = npt.NDArray[np.intp]  # numbers of configurations
+_ALL = slice(None)
 
 
 class Lockstep:
     """All configurations of a batch, op by op.  Arrays are [config], in ticks; `now` is until when all is known.
 
-    defers: a collective waits for the kernel that runs."""
+    defers: whether a collective waits for the kernel that runs, in all of them or [config]."""
 
-    def __init__(self, batch: Batch, program: Program, defers: bool) -> None:
+    def __init__(self, batch: Batch, program: Program, defers: bool | Mask) -> None:
         assert batch.ranks == 1, "ranks are alike"
-        self.batch, self.program, self.defers = batch, program, defers
+        self.batch, self.program = batch, program
         self.host, self.wire = Hosts(program, batch), _Wire(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
-        self.kernel = batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
+        self.kernel = np.asarray(defers) * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
         self.now = np.zeros(batch.size)
         self.holding = {i for i, blocks in enumerate(program.blocks) if blocks and program.streams[i] >= 0}
         self.wire.ends = np.zeros((len(self.wire.number) if self.holding else 0, batch.size))
@@ -48,41 +50,32 @@ class Lockstep:
                 self.wire.queue(i, np.maximum(issued, self.now))
                 continue
             for j in program.crossing[i]:
-                self.now = self.wire.finish(j, self.now)
-            self.now = self.wire.idle(self.now, issued)
+                self.wire.finish(j, self.now)
+            self.wire.idle(self.now, issued)
             begin = begin if n else self.now
             self._compute(i)
             self.host.ended(i, self.now)
-        return self.wire.drain(self.now) - begin
+        self.wire.drain(self.now)
+        return self.now - begin
 
     def _hold(self, blocker: int) -> None:
         """The host waits for collective `blocker`, before which nothing more is issued."""
         if blocker in self.holding:
             self.holding.remove(blocker)
-            self.now = self.wire.finish(blocker, self.now)
+            self.wire.finish(blocker, self.now)
             self.host.ended(blocker, self.wire.ends[self.wire.number[blocker]])
 
     def _compute(self, i: int) -> None:
-        """Op `i`, piece by piece: until a collective ends, or the op."""
-        row, n, wire = self.batch.row_of[i], self.batch.sort_of[i], self.wire
-        left, slow, drag = self.batch.ticks[row, 0].copy(), self.slow[n], self.batch.slow_transfer
-        whole, now = left.copy(), self.now
-        while True:
-            if self.defers:
-                wire.defer(now, whole, left, self.kernel[row])
-            alone = np.minimum(np.maximum(wire.begin - now, 0.0), left)
-            beside = np.rint((left - alone) * slow)
-            travels = np.rint(wire.left * drag)
-            ends = travels < beside
-            passed = np.minimum(beside, travels)
-            now = now + np.rint(alone) + passed
-            wire.left -= passed / drag
-            left -= alone + passed / slow
-            if not ends.any():
-                break
-            left[~ends] = 0.0
-            wire.next(ends, now)
-        self.now = now
+        """Op `i`: all configurations until a collective ends, or the op; then those for which a collective did."""
+        row, n = self.batch.row_of[i], self.batch.sort_of[i]
+        costs = self.batch.ticks[row, 0], self.kernel[row], self.slow[n], self.batch.slow_transfer
+        self.now, left, ends = self.wire.beside(_ALL, self.now, costs[0], *costs)
+        some = ends.nonzero()[0]
+        left = left[some]
+        while len(some):
+            self.wire.next(some, self.now[some])
+            self.now[some], left, ends = self.wire.beside(some, self.now[some], left, *(each[some] for each in costs))
+            some, left = some[ends], left[ends]
 
 
 class _Wire:
@@ -97,7 +90,7 @@ class _Wire:
         rows = np.array([batch.row_of[i] for i in self.number], dtype=np.intp)
         sorts = np.array([batch.sort_of[i] for i in self.number], dtype=np.intp)
         self.rows, self.sorts = (np.append(each, 0) * batch.size for each in (rows, sorts))
-        self.config = np.arange(batch.size)
+        self.ticks, self.burst = batch.ticks.reshape(-1), batch.burst.reshape(-1)
         self.ready = np.full((len(self.number) + 1, batch.size), math.inf)
         self.at = np.zeros(batch.size, dtype=np.intp)
         self.begin, self.left = np.full(batch.size, math.inf), np.full(batch.size, math.inf)
@@ -105,84 +98,102 @@ class _Wire:
         self.bursts, self.landed = bool(batch.burst.any()), np.full(batch.size, -math.inf)
         self.ends = np.zeros((0, batch.size))  # [collective, config], where somebody asks
 
+    # ----------------------------------------------------------------------------------------- whose turn it is
+
     def queue(self, i: int, ready: Array) -> None:
         """Collective `i` can be reached from `ready` on."""
         self.ready[self.queued] = ready
-        first = self.at == self.queued
+        first = (self.at == self.queued).nonzero()[0]
         self.queued += 1
-        if first.any():
-            self._take(first, ready)
+        if len(first):
+            self._take(first, ready[first])
 
-    def finish(self, i: int, now: Array) -> Array:
-        """Nothing computes until collective `i` has ended; when that is."""
-        while (waits := self.at <= self.number[i]).any():
-            end = np.maximum(self.begin, now) + np.rint(self.left)
-            now = np.where(waits, end, now)
-            self.next(waits, now)
-        return now
-
-    def idle(self, now: Array, until: Array) -> Array:
-        """Nothing computes until then."""
-        if not (until > now).any():
-            return now
-        until = np.maximum(now, until)
-        while True:
-            begin = np.maximum(self.begin, now)
-            end = begin + np.rint(self.left)
-            ends = end <= until
-            part = (begin < until) & ~ends
-            self.left[part] -= (until - begin)[part]
-            self.begin[part] = until[part]
-            self.sure |= part
-            if not ends.any():
-                return until
-            now = np.where(ends, end, until)
-            self.next(ends, now)
-
-    def drain(self, now: Array) -> Array:
-        """Nothing computes any more; when all has ended."""
-        while (waits := self.at < self.queued).any():
-            now = np.where(waits, np.maximum(self.begin, now) + np.rint(self.left), now)
-            self.next(waits, now)
-        return now
-
-    def next(self, ended: Mask, now: Array) -> None:
-        """Where `ended`, the collective under way ends now, and the next one's turn comes."""
-        np.copyto(self.landed, now, where=ended)
+    def next(self, some: Some, now: Array) -> None:
+        """The collectives under way of `some` configurations end now, and the next ones' turn comes."""
+        self.landed[some] = now
         if len(self.ends):
-            self.ends[self.at[ended], self.config[ended]] = now[ended]
-        self.at += ended
-        ready = self.ready.reshape(-1)[self.at * self.batch.size + self.config]
-        self._take(ended, np.maximum(now, ready))
+            self.ends[self.at[some], some] = now
+        self.at[some] = at = self.at[some] + 1
+        self._take(some, np.maximum(now, self.ready.take(at * self.batch.size + some)))
 
-    def _take(self, where: Mask, begin: Array) -> None:
-        np.copyto(self.begin, begin, where=where)
-        np.copyto(self.left, self._alone(begin), where=where)
-        self.sure &= ~where
+    def _take(self, some: Some, begin: Array) -> None:
+        self.begin[some] = begin
+        self.left[some] = self._alone(some, begin)
+        self.sure[some] = False
 
-    def _alone(self, begin: Array) -> Array:
+    def _alone(self, some: Some, begin: Array) -> Array:
         """Ticks of the first collective, if it begins then and nothing else is under way."""
-        ticks: Array = self.batch.ticks.reshape(-1)[self.rows[self.at] + self.config]
+        at = self.at[some]
+        ticks: Array = self.ticks.take(self.rows.take(at) + some)
         if self.bursts:
-            burst = self.batch.burst.reshape(-1)[self.sorts[self.at] + self.config]
-            saved = np.clip(begin - self.landed, 0.0, burst)
-            ticks = np.maximum(ticks - saved, np.minimum(ticks, self.batch.latency))
-        return np.where(self.at < self.queued, ticks, math.inf)
+            saved = np.clip(begin - self.landed[some], 0.0, self.burst.take(self.sorts.take(at) + some))
+            ticks = np.maximum(ticks - saved, np.minimum(ticks, self.batch.latency[some]))
+        if (none := at >= self.queued).any():
+            ticks[none] = math.inf
+        return ticks
 
-    def defer(self, now: Array, whole: Array, left: Array, kernel: Array) -> None:
-        """Collectives that are reached while an op computes, of which `left` ticks of the `whole` remain, begin when
-        its `kernel` ends."""
-        reached = (self.begin < now + left) & ~self.sure & (kernel > 0)
-        if reached.any():
-            done = whole - left + self.begin - now
-            begin = self.begin + np.rint(kernel - np.remainder(done, kernel, where=reached, out=np.zeros(len(now))))
-            np.copyto(self.begin, begin, where=reached)
-            self.sure |= reached
+    # ------------------------------------------------------------------------------------- while nothing computes
+
+    def finish(self, i: int, now: Array) -> None:
+        """Nothing computes until collective `i` has ended: `now` becomes when that is."""
+        while len(some := (self.at <= self.number[i]).nonzero()[0]):
+            now[some] = np.maximum(self.begin[some], now[some]) + np.rint(self.left[some])
+            self.next(some, now[some])
+
+    def idle(self, now: Array, until: Array) -> None:
+        """Nothing computes until then, which `now` becomes."""
+        some = (until > now).nonzero()[0]
+        while len(some):
+            begin = np.maximum(self.begin[some], now[some])
+            end, limit = begin + np.rint(self.left[some]), until[some]
+            ends = end <= limit
+            part = (begin < limit) & ~ends
+            self.left[some[part]] -= (limit - begin)[part]
+            self.begin[some[part]] = limit[part]
+            self.sure[some[part]] = True
+            now[some] = np.where(ends, end, limit)
+            some = some[ends]
+            self.next(some, now[some])
+
+    def drain(self, now: Array) -> None:
+        """Nothing computes any more: `now` becomes when all has ended."""
+        while len(some := (self.at < self.queued).nonzero()[0]):
+            now[some] = np.maximum(self.begin[some], now[some]) + np.rint(self.left[some])
+            self.next(some, now[some])
+
+    # ----------------------------------------------------------------------------------------- beside an op
+
+    def beside(
+        self, some: Some | slice, now: Array, left: Array, whole: Array, kernel: Array, slow: Array, drag: Array
+    ) -> tuple[Array, Array, Mask]:
+        """An op of `whole` ticks, of which some are `left`, computes until it ends, or the collective under way does.
+
+        Until when, what is then left of it, and whether it was the collective."""
+        begin = self._begun(some, now, left, whole, kernel)
+        alone = np.minimum(np.maximum(begin - now, 0.0), left)
+        shared = np.rint((left - alone) * slow)
+        travels = np.rint(self.left[some] * drag)
+        passed = np.minimum(shared, travels)
+        self.left[some] -= passed / drag
+        return now + np.rint(alone) + passed, left - alone - passed / slow, travels < shared
+
+    def _begun(self, some: Some | slice, now: Array, left: Array, whole: Array, kernel: Array) -> Array:
+        """When the first collectives begin: one that is reached while an op computes, when its `kernel` ends."""
+        begin = self.begin[some]
+        reached = ((begin < now + left) & ~self.sure[some] & (kernel > 0)).nonzero()[0]
+        if len(reached):
+            done = (whole - left - now)[reached] + begin[reached]
+            late = begin[reached] + np.rint(kernel[reached] - np.remainder(done, kernel[reached]))
+            begin[reached] = late
+            which = reached if isinstance(some, slice) else some[reached]
+            self.begin[which] = late
+            self.sure[which] = True
             if self.bursts:
-                np.copyto(self.left, self._alone(begin), where=reached)
+                self.left[which] = self._alone(which, late)
+        return begin
 
 
-def _sorts_of_rows(batch: Batch) -> npt.NDArray[np.intp]:
+def _sorts_of_rows(batch: Batch) -> Some:
     """[row of ticks] its sort."""
     sorts = np.zeros(len(batch.ticks), dtype=np.intp)
     sorts[batch.row_of] = batch.sort_of

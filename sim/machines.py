@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sim.batch import Batch, whole
 from sim.cluster import Cluster, Link
 from sim.collectives import brings_counts, transfers
-from sim.cost import check_compute, op_launches, op_s, sorts
+from sim.cost import check_compute, op_launches, op_s
 from sim.engine import LONGEST_S
 from sim.fabric import Fabric, routes_taken
 from sim.network import Network
@@ -122,12 +122,15 @@ def _with(tables: Any, numbers: Mapping[str, float]) -> Any:
 # ------------------------------------------------------------------------------------------------- costs
 
 
-def costs_of(schedule: Schedule, workload: Workload, machines: Machines) -> Batch:
+def costs_of(
+    schedule: Schedule, workload: Workload, machines: Machines, sorted_ops: tuple[list[int], list[Op]]
+) -> Batch:
     """What every op costs on every machine, in ticks; `workload` must have been fitted to the schedule.
 
-    Raises ValueError as sim/cost.py does, or if an op would take too long."""
+    sorted_ops: `sim.cost.sorts` of the two, which serves all workloads that vary alike.  Raises ValueError as
+    sim/cost.py does, or if an op would take too long."""
     check_compute(workload, machines.first)
-    sort_of, ops = sorts(schedule, workload)
+    sort_of, ops = sorted_ops
     seconds = np.empty((len(ops), workload.ranks, machines.size))
     compute = [n for n, op in enumerate(ops) if not op.collective]
     seconds[compute], kernels = _compute(schedule, workload, machines, [ops[n] for n in compute])

@@ -29,7 +29,7 @@ class Recurrence:
         shape = (batch.ranks, batch.size)
         slot, rows = program.slots
         store = np.zeros((rows, *shape))
-        self.end = [store[n] for n in slot]  # [op], one row for several
+        self.end: list[Array] = [store[n] for n in slot]  # [op], one row for several
         self.host = Hosts(program, batch)
         self.kernels = _Kernels(program, batch) if program.first == "compute" else None
         self.landed = np.full(shape, -math.inf)

@@ -1,29 +1,18 @@
-"""A point of a sweep: settings by name, and the schedule, workload and cluster that they mean.
+"""A point of a sweep: the schedule, workload and cluster that its settings (sim/settings.py) mean.
 
-    schedule, steps, model, pixels, images, ranks, wire, dtype, grouped, guidance, mesh, placement, imbalance, keep,
-    routing, routing_seed, cluster, seed        as the options of `python -m sim simulate`
-    schedule.KEY                                a setting of the schedule (`python -m sim schedules` lists them)
-    model.KEY                                   a field of the model's shape, as model.hidden
-    cluster.KEY                                 any number or word of the cluster's file, as cluster.link.bytes_per_s;
-                                                * stands for every name there is: cluster.link.resources.*.latency_s
-    times.cluster.KEY                           a factor for that number
-
-The file knows what settings are called and how they are put together; it refuses to know axes, seconds and rows."""
+Files and presets are read once, as Sources, which travel to workers that have no files.  It knows how settings are put
+together; it refuses to know axes, seconds and rows."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from typing import Any
 
 from sim.cluster import Cluster, cluster_tables
-from sim.compose import Settings
-from sim.gpu import DTYPES
 from sim.load import load_schedule
 from sim.mesh import Mesh
 from sim.models import load_model
@@ -31,44 +20,10 @@ from sim.placement import parse as parse_placement
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
-from sim.units import quantity
-from sim.workload import MODELS, WIRES, ModelShape, Workload
+from sim.settings import DEFAULTS, TIMES
+from sim.workload import MODELS, ModelShape, Workload
 
-Count = Annotated[int, Field(ge=1, le=2**20)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-TIMES = "times."
-HOUSES = ("schedule.", "model.", "cluster.", TIMES)
-
-
-class Plain(BaseModel):
-    """The settings without a dot, as they are if nothing is said; None: what schedule, model or cluster says."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    schedule: str
-    cluster: str
-    steps: Annotated[int, Field(ge=1, le=10**6)] | None = None
-    model: str = "XL"
-    pixels: Count | None = None
-    images: Count = 16
-    ranks: Count | None = None
-    wire: Literal[*WIRES] = "bfloat16"  # type: ignore[valid-type]
-    dtype: Literal[*DTYPES] | None = None  # type: ignore[valid-type]
-    grouped: bool = False
-    guidance: bool = True
-    mesh: str | None = None
-    placement: str | None = None
-    imbalance: Annotated[float, Field(ge=1, le=2**20)] | None = None
-    keep: Annotated[float, Field(ge=0, le=1)] | None = None
-    routing: str | None = None
-    routing_seed: Seed | None = None
-    seed: Seed | None = None
-
-
-DEFAULTS: dict[str, Any] = {name: None if info.is_required() else info.default
-                            for name, info in Plain.model_fields.items()}  # fmt: skip
 CELLS_UP_TO = 100_000  # steps x layers: some 10 s and 1 GB
-STRUCTURE = ("schedule", "steps")  # with schedule.*, and top_k and layers of the model: what decides the list of ops
 
 
 @dataclass(frozen=True)
@@ -87,76 +42,6 @@ class Sources:
         if key == "routing" and value in self.routings:
             return hashlib.blake2b(self.routings[str(value)].counts.tobytes(), digest_size=8).hexdigest()
         return "" if found is None else hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
-
-
-# ------------------------------------------------------------------------------------------- one value at a time
-
-
-def setting_kind(key: str, values: Sequence[Any] = ()) -> str:
-    """What column a setting needs that has these values: int64, double, bool or string."""
-    kinds: dict[str, type] = {each.name: type(each.default) for each in fields(Settings) if each.metadata}
-    if key.startswith("schedule."):
-        return _COLUMNS[kinds[key.removeprefix("schedule.")]]
-    if key.startswith("model."):
-        return "bool" if key in ("model.qk_norm", "model.adaln", "model.learn_sigma") else "int64"
-    if key in Plain.model_fields:
-        return _PLAIN.get(key, "int64")
-    found = {type(value) for value in values if value is not None}
-    return "string" if str in found else "bool" if found == {bool} else "double"
-
-
-_COLUMNS = {int: "int64", float: "double", bool: "bool", str: "string"}
-_PLAIN = {
-    **dict.fromkeys(("schedule", "cluster", "model", "wire", "dtype", "mesh", "placement", "routing"), "string"),
-    **dict.fromkeys(("grouped", "guidance"), "bool"),
-    **dict.fromkeys(("imbalance", "keep"), "double"),
-}
-
-
-def value_problem(key: str, value: Any) -> str:
-    """What is wrong with the setting `key` itself, or with `value` for it; "" if nothing can be seen by itself."""
-    if not isinstance(value, str | int | float | None):
-        return f"{value!r} should be one value"
-    if key in Plain.model_fields:
-        return _plain_problem(key, value)
-    if not key.startswith(HOUSES):
-        return f"there is no such setting; there are {', '.join(Plain.model_fields)}, schedule.*, model.*, cluster.*"
-    if key.startswith("schedule."):
-        known: list[str] = [each.name for each in fields(Settings) if each.metadata]
-        name = key.removeprefix("schedule.")
-        return "" if name in known else f"schedules have no setting {name}; the settings are {', '.join(known)}"
-    if key.startswith("model."):
-        shape = [each.name for each in fields(ModelShape) if each.name != "name"]
-        return "" if key[6:] in shape else f"models have no {key[6:]}; there are {', '.join(shape)}"
-    if key.startswith(TIMES) and not key.startswith("times.cluster."):
-        return "only numbers of the cluster can be multiplied: times.cluster.KEY"
-    if key.startswith(TIMES) and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-        return f"{value!r} should be a factor above 0"
-    return ""
-
-
-def _plain_problem(key: str, value: Any) -> str:
-    info = Plain.model_fields[key]
-    try:
-        _adapter(key).validate_python(float(value) if type(value) is int and key in ("imbalance", "keep") else value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return f"{value!r}: {first['msg'][:1].lower()}{first['msg'][1:]}"
-    return f"{value!r}: it has to be given" if value is None and info.is_required() else ""
-
-
-@lru_cache
-def _adapter(key: str) -> TypeAdapter[Any]:
-    info = Plain.model_fields[key]
-    kind: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
-    return TypeAdapter(kind, config=ConfigDict(strict=True))
-
-
-def in_si(key: str, value: Any) -> Any:
-    """`value` of the setting `key` in SI, where it is a number with a unit.  Raises ValueError for another unit."""
-    if key.startswith("cluster.") and isinstance(value, str) and value[:1].isdigit():
-        return quantity(key, value)
-    return value
 
 
 # ------------------------------------------------------------------------------------------------- together
@@ -310,10 +195,3 @@ def build(settings: Mapping[str, Any], sources: Sources) -> tuple[Schedule, Work
     schedule = build_schedule(settings, model, sources)
     cluster = build_cluster(settings, sources)
     return schedule, build_workload(settings, model, schedule, cluster.ranks, sources), cluster
-
-
-def settings_problems(settings: Mapping[str, Any]) -> list[str]:
-    """Every setting that is missing, unknown or wrong by itself."""
-    missing = [f"{key}: missing" for key in ("schedule", "cluster") if settings.get(key) is None]
-    found = [(key, value_problem(key, value)) for key, value in settings.items() if value is not None]
-    return missing + [f"{key}: {problem}" for key, problem in found if problem]

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = (".csv", ".json", ".parquet")
-_NEVER_SHOWN = ("key", "oldest_attention_steps", "images_per_s", "stalled_s", "exposed_s", "engine", "error")
+_NEVER_SHOWN = (
+    "key", "oldest_attention_steps", "images_per_s", "computing_alone_s", "stalled_s", "exposed_s",
+    "communication_share", "engine", "error",
+)  # fmt: skip
 
 
 def read_results(folder: Path) -> pd.DataFrame:

@@ -7,6 +7,7 @@ It knows inputs and makespans; it refuses to know where they come from."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +64,14 @@ def influences(inputs: Sequence[Input], makespans: Makespans, n: int, seed: int)
 
     dists: list[Any] = [stats.norm()] * len(inputs)
     found = stats.sobol_indices(func=logs, n=n, dists=dists, rng=np.random.default_rng(seed))
-    spread = found.bootstrap(confidence_level=0.95, n_resamples=200)
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # an input without any influence has no spread
+        warnings.simplefilter("ignore")
+        spread = found.bootstrap(confidence_level=0.95, n_resamples=200)
     orders = {name: np.ravel(getattr(found, name)) for name in ("first_order", "total_order")}
     halves = {}
     for name in orders:
         interval = getattr(spread, name).confidence_interval
-        halves[name] = (np.ravel(interval.high) - np.ravel(interval.low)) / 2
+        halves[name] = np.nan_to_num((np.ravel(interval.high) - np.ravel(interval.low)) / 2)
     made = [
         Influence(each, float(changes[i, 0]), float(changes[i, 1]), orders["first_order"][i], halves["first_order"][i],
                   orders["total_order"][i], halves["total_order"][i])

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.formula import Formula
-from sim.point import DEFAULTS, STRUCTURE, Sources
-from sim.sweep_file import Axis, Plan, Sweep
+from sim.point import Sources
+from sim.settings import DEFAULTS
+from sim.sweep import Axis, Plan, Sweep
 
 Numbers = npt.NDArray[Any]
 _AT_ONCE = 2**18
+_STRUCTURE = ("schedule", "steps", "model")  # and their dotted settings: what decides the list of ops
 _MACHINE = ("cluster.", "times.", "seed")  # settings that change no shapes, beside the cluster itself
 
 
@@ -166,7 +168,7 @@ class Points:
 
 def _rank(key: str) -> int:
     """0: decides the list of ops; 1: the workload, or the cluster's kind; 2: numbers of the machine."""
-    if key in (*STRUCTURE, "model") or key.startswith(("schedule.", "model.")):
+    if key in _STRUCTURE or key.startswith(("schedule.", "model.")):
         return 0
     return 2 if key.startswith(_MACHINE) else 1
 

@@ -3,11 +3,14 @@
 A point that cannot be run has the reason as its `error` and no results.  The columns:
 
     key                                 hash of the configuration (sim/sweep_points.py)
-    schedule, steps, ..., cluster.*     all settings (sim/point.py)
+    schedule, steps, ..., cluster.*     all settings (sim/settings.py)
     makespan_s, images_per_s            images of all ranks
+    computing_alone_s                   of all compute ops, and of all dispatches and combines, if each had the machine
+    communicating_alone_s               for itself: means of ranks
     stalled_s                           in which nothing is computed: mean of ranks
-    exposed_s                           of that, while communication is under way or waited for; SimPy alone says it
-    communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks
+    exposed_s                           of that, while communication is under way or waited for
+    communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks;
+                                        these three as far as the engine says them (SimPy says all)
     mean_age_steps, oldest_age_steps, oldest_attention_steps, sent_bytes, memory_bytes      see sim/sweep_facts.py
     memory_fits                         whether the cluster's GPU has that; none where it has no GPU
     engine, error                       who ran it (sim/engines.py); why nobody did
@@ -26,15 +29,19 @@ import numpy.typing as npt
 from sim.engines import Case, Outcomes, evaluate
 from sim.gpu import DTYPES
 from sim.machines import may_differ
-from sim.point import DEFAULTS, Sources, build_model, build_schedule, build_workload, machine_tables
+from sim.point import Sources, build_model, build_schedule, build_workload, machine_tables
 from sim.schedule import Schedule
+from sim.settings import DEFAULTS
 from sim.sweep_facts import FactBook, Facts
 from sim.sweep_points import Chunk, Column, row_keys
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_FLOATS = ("makespan_s", "images_per_s", "stalled_s", "exposed_s", "communication_share", *Facts._fields)
+_FLOATS = (
+    "makespan_s", "images_per_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s",
+    "communication_share", *Facts._fields,
+)  # fmt: skip
 RESULTS = (*_FLOATS, "memory_fits", "engine", "error")
 _KINDS = {**dict.fromkeys(_FLOATS, "double"), "memory_fits": "bool", "engine": "string", "error": "string"}
 _KINDS |= dict.fromkeys(("oldest_age_steps", "oldest_attention_steps"), "int64")

@@ -208,7 +208,7 @@ def _local(processes: int) -> Any:
     """Processes here; begun again if one is killed while they start."""
     for attempt in range(_STARTS):
         try:
-            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=None)
+            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0")
         except RuntimeError:
             if attempt == _STARTS - 1:
                 raise

@@ -74,7 +74,8 @@ def part_bytes(rows: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd")
+    words = [name for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if str(kind) != "double"]
+    pq.write_table(rows, buffer, compression="zstd", use_dictionary=[name for name in words if name != "key"])
     return buffer.getvalue()
 
 

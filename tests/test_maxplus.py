@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sim.cluster import Cluster, Host
 from sim.engine import simulate
-from sim.evaluate import RECURRENCE, SIMULATION, Evaluator, engine_of, evaluate
+from sim.evaluate import RECURRENCE, SIMULATION, Evaluator, evaluate
 from sim.mesh import Mesh
 from sim.schedule import Schedule
 from sim.trace import Trace
@@ -59,7 +59,7 @@ def cases(draw: st.DrawFn) -> tuple[Schedule, Workload, Cluster]:
 @given(cases())
 def test_every_span_is_the_simulated_one_to_the_last_bit(case: tuple[Schedule, Workload, Cluster]) -> None:
     schedule, workload, machine = case
-    assert engine_of(schedule, workload, machine) == (RECURRENCE, "")
+    assert Evaluator(schedule).engine_of(workload, machine) == (RECURRENCE, "")
     simulated = simulate(schedule, workload, machine)
     np.testing.assert_array_equal(Evaluator(schedule).spans_s(workload, machine), spans(simulated))
     assert evaluate(schedule, [workload], [machine]).makespan_s[0] == simulated.makespan_s

@@ -20,7 +20,7 @@ from realrun.frechet import Moments, frechet
 from realrun.intervals import difference, interval
 from realrun.latency import Clock
 from realrun.makers import Task, makers
-from realrun.quality import Judge, Question, far
+from realrun.quality import Judge, Question, far, images_to_make
 from realrun.run import Settings
 from realrun.stale import Ages, with_ages
 from realrun.trained import trained
@@ -127,7 +127,7 @@ def test_a_judge_tells_sync_from_stale_and_few_steps_from_many() -> None:
     assert all(a < b for a, b in zip(sync.fine, stale.fine, strict=True))
     assert sync.accuracy is not None
     assert np.mean(sync.accuracy) > 0.9
-    assert sum(told) == 2 * 24 * 5  # three schedules, and two that they are held against
+    assert sum(told) == images_to_make(judge.question, 2) == 2 * 24 * 4
     table = stale.table()
     assert table["distance"]["seeds"] == [round(x, 5) for x in stale.distance]
 

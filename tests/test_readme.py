@@ -50,3 +50,10 @@ def test_the_python_example_works(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert "[[1, 1], [1, 1], [1, 1], [1, 1]]" in done.stdout
+
+
+def test_the_page_on_sweeps_shows_the_example() -> None:
+    page = (ROOT / "docs" / "sweeps.md").read_text()
+    example = (ROOT / "examples" / "sweep.yaml").read_text().splitlines(keepends=True)
+    shown = "".join(line for line in example if not line.startswith("#"))
+    assert f"```yaml\n{shown}```" in page

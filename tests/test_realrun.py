@@ -15,12 +15,15 @@ import numpy as np
 import pytest
 import torch
 
+from calibration.on_ranks import Transfers, transfer_on_rank
+from realrun.backend import load_backend
 from realrun.cli import main
 from realrun.execute import RankRun
+from realrun.hosts import lacking
 from realrun.ranks import RankContext, Ranks, RanksFailed
 from realrun.run import Run, Settings, build_model, check_fit, execute_rank, inputs, run
 from realrun.transport import GlooTransport, Pending
-from realrun.verify import expected
+from realrun.verify import difference, expected
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.load import load_schedule
@@ -249,3 +252,55 @@ def test_bad_input_shows_itself_and_starts_nothing(
         main(words.split())
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ backends
+
+
+@pytest.mark.parametrize("name", ["staged", pytest.param("namespaces hosts=2", marks=pytest.mark.root)])
+def test_every_backend_computes_the_same(name: str) -> None:
+    if name.startswith("namespaces") and (why := lacking()):
+        pytest.skip(why)
+    schedule, workload = load_schedule("interweaved", 4, 3), Workload(SHAPE, 2, 2, wire="float64")
+    with load_backend(name).start(2, 20) as pool:
+        made = run(schedule, workload, pool, replace(SETTINGS, link_bytes_per_s=50e6))
+    assert difference(made, schedule, workload, SETTINGS)[0] < 1e-10
+
+
+@pytest.mark.root
+def test_hosts_have_cards_of_a_rate_and_leave_nothing() -> None:
+    if why := lacking():
+        pytest.skip(why)
+    before = {path.name for path in Path("/run/netns").glob("*")}
+    workload = Workload(ModelShape("wide", 1, 256, 2, 4, classes=10, latent=8), 4, 1, wire="float32")
+    rows = 500
+    load = Transfers((("combine", ((rows,) * 4,) * 4),) * 3)
+    with load_backend("namespaces hosts=2").start(4, 20) as pool:
+        spans = np.array(pool.call(transfer_on_rank, workload, Settings(link_bytes_per_s=20e6), load, True))
+    took_s = spans[:, :, 1].max(axis=0) - spans[:, :, 0].max(axis=0)
+    across_bytes = 4 * rows * workload.row_bytes
+    assert min(took_s) == pytest.approx(across_bytes / 20e6, rel=0.3)
+    assert {path.name for path in Path("/run/netns").glob("*")} == before
+
+
+def test_backends_say_what_they_cannot() -> None:
+    with (
+        pytest.raises(ValueError, match=r"namespaces hosts=2: 3 ranks should spread evenly"),
+        load_backend("namespaces").start(3),
+    ):
+        pass
+    with pytest.raises(ValueError, match=r"backend nccl: start it by torchrun --nproc-per-node 2"):
+        load_backend("nccl").start(2)
+
+
+def test_timed_compute_takes_its_time_and_nothing_else() -> None:
+    timed = {"A": 2e-4, "S": 1e-4, "E": 5e-5}
+    schedule, workload = load_schedule("sync", 3, 3), Workload(SHAPE, 2, 2, wire="float32")
+    with Ranks(2, 20) as pool:
+        trace = run(schedule, workload, pool, Settings(timed_row_s=timed)).trace
+    spans = trace.end_s - trace.start_s
+    kinds = np.array([op.kind for op in schedule.ops])
+    assert np.median(spans[:, kinds == "A"]) == pytest.approx(timed["A"] * workload.tokens, rel=0.3)
+    assert spans[:, kinds == "E"].sum() == pytest.approx(timed["E"] * workload.tokens * 2 * 2 * 9, rel=0.3)
+    with pytest.raises(ValueError, match=r"timed_row_s=\{'A': 1.0\} should have seconds, below 1, for each of A, S, E"):
+        Settings(timed_row_s={"A": 1.0})

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import distributed
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,13 +21,16 @@ import pytest
 from benchmarks.sweep_fuzz import fuzz
 from sim.cli import main
 from sim.engine import simulate
+from sim.engines import told
 from sim.load import load_schedule
 from sim.memory import memory
-from sim.point import Sources, build, value_problem
+from sim.point import Sources, build
 from sim.report import sent_bytes
 from sim.routing import Routing
+from sim.settings import value_problem
+from sim.sweep import Sweep
 from sim.sweep_facts import FactBook
-from sim.sweep_file import Sweep, read_sweep
+from sim.sweep_file import read_sweep
 from sim.sweep_points import Points, row_keys
 from sim.sweep_rows import rows_of
 from sim.sweep_run import Workers, run_sweep
@@ -199,25 +206,42 @@ def test_keys_tell_points_apart_and_know_them_again(make: Make) -> None:
 # ------------------------------------------------------------------------------------------------- rows
 
 
-def test_a_row_says_what_simulation_memory_and_report_say(make: Make) -> None:
-    sweep = make(
-        SMALL.replace("cpu-2-ranks", "8x-h100").replace("times.cluster.link", "times.cluster.link.resources.port")
-    )
-    points = Points(sweep)
-    chunk = points.chunk(12, 18)
+CALM = "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0"
+
+
+@pytest.mark.parametrize(("cluster", "engine"), [("8x-h100", "lockstep"), (CALM, "recurrence")])
+def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: str, engine: str) -> None:
+    sweep = make(SMALL.replace("cpu-2-ranks", cluster).replace("link.bytes", "link.resources.port.bytes"))
+    chunk = Points(sweep).chunk(12, 18)
     for i, row in enumerate(rows_of(chunk, sweep.sources).to_pylist()):
-        schedule, workload, cluster = build(chunk.point(i), sweep.sources)
-        trace, peak = simulate(schedule, workload, cluster), memory(schedule, workload).peak_bytes
-        assert row["error"] is None
-        assert row["makespan_s"] == trace.makespan_s
+        schedule, workload, machine = build(chunk.point(i), sweep.sources)
+        trace, peak = simulate(schedule, workload, machine), memory(schedule, workload).peak_bytes
+        assert (row["error"], row["engine"]) == (None, engine)
+        assert row["makespan_s"] == pytest.approx(trace.makespan_s, rel=0 if engine == "recurrence" else 1e-6, abs=0)
+        assert row["images_per_s"] == workload.images_in_all / row["makespan_s"]
         assert row["mean_age_steps"] == pytest.approx(trace.mean_age.mean(), rel=1e-12)
         assert row["oldest_age_steps"] == trace.staleness.max()
-        assert row["communication_share"] == pytest.approx(trace.all_to_all_s.mean() / trace.makespan_s, rel=1e-9)
         assert row["memory_bytes"] == pytest.approx(peak, rel=1e-12)
         sent = sum(each.mean() for each in sent_bytes(schedule, workload).values())
         assert row["sent_bytes"] == pytest.approx(sent, rel=1e-12)
-        assert row["images_per_s"] == pytest.approx(workload.images_in_all / trace.makespan_s)
-        assert row["memory_fits"] is (peak <= cluster.compute.memory_bytes)  # type: ignore[union-attr]
+        assert row["memory_fits"] is (peak <= machine.compute.memory_bytes)  # type: ignore[union-attr]
+        by_simpy = told(trace, workload, machine)
+        assert (row["computing_alone_s"], row["communicating_alone_s"]) == pytest.approx(by_simpy[1:3], rel=1e-9)
+        if engine == "recurrence":
+            assert row["stalled_s"] == pytest.approx(by_simpy[3], rel=1e-9)
+            assert row["communication_share"] == pytest.approx(by_simpy[5], rel=1e-9)
+        else:
+            assert row["stalled_s"] is row["communication_share"] is None
+
+
+def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:
+    sweep = make(SMALL.replace("images: [1, 2]", "seed: [3]"))
+    chunk = Points(sweep).chunk(0, 1)
+    [row] = rows_of(chunk, sweep.sources).to_pylist()
+    schedule, workload, machine = build(chunk.point(0), sweep.sources)
+    trace = simulate(schedule, workload, machine, seed=3)
+    assert (row["engine"], row["seed"], row["makespan_s"]) == ("simulation", 3, trace.makespan_s)
+    assert row["exposed_s"] == float(trace.exposed_s.mean())
 
 
 @pytest.mark.parametrize("name", ["sync", "dice", "overlap", "distrifusion", "cached"])
@@ -284,6 +308,29 @@ def test_dask_workers_write_what_this_process_would(make: Make, tmp_path: Path) 
         with opened(tmp_path / folder, SMALL, MADE, {}) as store:
             run_sweep(points, store, workers)
     pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / "there"))
+
+
+def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Points(make(SMALL))
+    cluster = partial(distributed.LocalCluster, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+    class Slurm(distributed.LocalCluster):  # what dask-jobqueue's cluster is to those who use it
+        def __init__(self) -> None:
+            super().__init__(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0")
+
+        def scale(self, jobs: int) -> None:
+            super().scale(n=jobs)
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=Slurm))
+    with cluster(n_workers=1, protocol="tcp") as machine:
+        for folder, workers in [("here", Workers(processes=0)), ("there", Workers(scheduler=machine.scheduler_address)),
+                                ("slurm", Workers(slurm_jobs=2))]:  # fmt: skip
+            with opened(tmp_path / folder, SMALL, MADE, {}) as store:
+                run_sweep(points, store, workers)
+    for folder in ("there", "slurm"):
+        pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / folder))
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

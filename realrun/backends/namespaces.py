@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
@@ -24,7 +24,7 @@ class Backend:
     """hosts: how many; each has world / hosts neighbouring ranks."""
 
     hosts: int = 2
-    tag: str = ""  # of the hosts that were made; `start` fills it in
+    tag: str = field(default="", compare=False)  # of the hosts that were made; `start` fills it in
 
     @property
     def name(self) -> str:

@@ -1,0 +1,250 @@
+"""Advice and sensitivity: who is in, in which order, how sure; and limits, errors and evidence are what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.advise import Asked, Limits, Option, advise, evidence, verdicts
+from sim.cli import main
+from sim.cluster import Cluster
+from sim.engine import simulate
+from sim.inputs import drawn, factors, inputs_of
+from sim.load import load_schedule
+from sim.memory import memory
+from sim.sensitivity import influences, one_at_a_time, ranking
+from sim.vulnerability import Vulnerability, quality_cost
+from sim.workload import MODELS, Workload
+
+CLUSTER = Cluster.load("cpu-2-ranks")
+MODEL = replace(MODELS["tiny"], layers=2)
+DRAWS = 24
+
+
+def asked(**limits: float) -> Asked:
+    draws = drawn(inputs_of(CLUSTER), DRAWS, seed=1)
+    return Asked(Workload(MODEL, 2, 2), CLUSTER, 4, Limits(**limits), draws)
+
+
+@pytest.fixture(scope="module")
+def options() -> list[Option]:
+    return advise(asked())
+
+
+def test_every_number_is_what_simulation_and_memory_say(options: list[Option]) -> None:
+    for option in options:
+        trace = simulate(option.schedule, option.workload, CLUSTER)
+        assert option.makespan_s == pytest.approx(trace.makespan_s, rel=1e-6)
+        assert option.facts.memory_bytes == pytest.approx(memory(option.schedule, option.workload, 4).peak_bytes)
+        assert option.facts.mean_age_steps == pytest.approx(trace.mean_age.mean())
+        assert option.interval_s[0] <= np.median(option.seconds) <= option.interval_s[1]
+
+
+def test_rivals_without_staleness_and_fewer_steps_are_among_them(options: list[Option]) -> None:
+    why = {option.name: option.why for option in options}
+    assert why["sync"] == why["overlap"] == why["data_parallel"] == "exact"
+    assert {"stale", "caching", "fewer bytes", "exact", "fewer steps"} == {*why.values()}
+    assert len(why) == len(options)
+    sync = next(option for option in options if option.name == "sync")
+    for few in (option for option in options if option.why == "fewer steps"):
+        assert few.schedule.steps < 4
+        assert few.facts.mean_age_steps == 0
+        assert few.makespan_s < sync.makespan_s
+
+
+def test_they_are_ordered_by_makespan_and_limits_go_first(options: list[Option]) -> None:
+    assert [o.makespan_s for o in options] == sorted(o.makespan_s for o in options)
+    limited = advise(asked(mean_age=0.5))
+    kept = [not option.against for option in limited]
+    assert kept == sorted(kept, reverse=True)
+    for option in limited:
+        assert bool(option.against) == (option.facts.mean_age_steps > 0.5 or option.facts.oldest_attention_steps > 0)
+
+
+def test_within_a_latency_the_least_stale_is_first(options: list[Option]) -> None:
+    limit = sorted(option.makespan_s for option in options)[len(options) // 2]
+    found = [option for option in advise(asked(latency_s=limit)) if not option.against]
+    assert found
+    assert all(option.makespan_s <= limit for option in found)
+    ages = [option.facts.mean_age_steps for option in found]
+    assert ages == sorted(ages)
+
+
+def test_memory_limits(options: list[Option]) -> None:
+    limit = float(np.median([option.facts.memory_bytes for option in options]))
+    for option in advise(asked(memory_bytes=limit)):
+        assert bool(option.against) == (option.facts.memory_bytes > limit)
+
+
+def test_quality_is_what_the_file_estimates() -> None:
+    costs = Vulnerability("v", 1, 1, 2, [[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0.5]])
+    found = advise(replace(asked(quality=0.2), vulnerability=costs))
+    for option in found:
+        if option.facts.oldest_attention_steps:
+            assert option.quality is None
+            assert option.against == ("quality not known",)
+        else:
+            assert option.quality == quality_cost(option.schedule, costs)
+            assert bool(option.against) == (option.quality > 0.2)
+    few = [option for option in found if option.why == "fewer steps"]
+    assert all(option.quality is not None and option.quality >= np.sqrt(0.5) / 4 for option in few)
+
+
+def test_too_close_to_call_means_neither_is_surely_faster(options: list[Option]) -> None:
+    base = options[0]
+    seconds = np.linspace(1.0, 1.1, 100)
+    noise = np.random.default_rng(0).normal(0, 0.05, 100)
+    same, close, far = (replace(base, seconds=s, against=()) for s in (seconds, seconds + noise, seconds + 0.2))
+    assert verdicts([same, close, far]) == ["", "too close to call with 1", f"{1.2 / 1.0 - 1:+.1%}"]
+    shifted = replace(base, seconds=seconds * 1.001, against=())  # intervals overlap, but it is slower in every draw
+    assert verdicts([same, shifted]) == ["", "+0.1%"]
+    assert same.faster_than(same) == 0.5
+
+
+def test_evidence_names_every_source() -> None:
+    cluster = Cluster.load("8x-rtx4090")
+    lines = "\n".join(evidence(replace(asked(), cluster=cluster)))
+    for source in (
+        "No data of such a machine",
+        "inferred from 8 x L40S",
+        "NVIDIA Ada GPU architecture",
+        "quality: none",
+    ):
+        assert source in lines
+
+
+# ------------------------------------------------------------------------------------------------- inputs
+
+
+def test_stated_errors_are_used_and_others_assumed_and_said() -> None:
+    stated = {each.name: each for each in inputs_of(CLUSTER)}
+    key = "link.bytes_per_s"
+    assert stated[key].error == CLUSTER.errors[key] / CLUSTER.link.bytes_per_s  # type: ignore[union-attr]
+    assumed = inputs_of(Cluster.load("8x-h100"), 0.2)
+    assert {each.error for each in assumed} == {0.2, 0.5}
+    assert all("assumed" in each.source for each in assumed)
+    with pytest.raises(ValueError, match="should be above 0 and below 1"):
+        inputs_of(Cluster.load("8x-h100"), 1.5)
+
+
+def test_draws_are_seeded_paired_and_centred() -> None:
+    inputs = inputs_of(Cluster.load("8x-h100"))
+    once, again = drawn(inputs, 1000, 3), drawn(inputs, 1000, 3)
+    assert once.keys() == {key for each in inputs for key in each.keys}
+    for key, values in once.items():
+        assert np.array_equal(values, again[key])
+        assert values[0] == 1.0
+        assert np.median(values) == pytest.approx(1.0, abs=0.05)
+    port = once["times.cluster.link.resources.port.bytes_per_s"]
+    assert np.log(port).std() == pytest.approx(np.log(1.1), rel=0.1)
+
+
+# ------------------------------------------------------------------------------------------------- sensitivity
+
+
+def linear(changes: dict[str, Any], draws: int) -> Any:
+    """log(seconds) = 3 log(a) + log(b): variances 9 to 1 where a and b err alike."""
+    names = sorted(changes)
+    assert all(len(values) == draws for values in changes.values())
+    return changes[names[0]] ** 3 * changes[names[1]] * np.ones(draws)
+
+
+def test_sobol_indices_of_a_sum_are_the_shares_of_variance() -> None:
+    inputs = [replace(inputs_of(CLUSTER)[0], name=key, keys=(f"times.{key}",), error=0.1) for key in ("a", "b")]
+    found = influences(inputs, linear, 512, seed=0)
+    assert [one.input.name for one in found] == ["a", "b"]
+    for one, share in zip(found, (0.9, 0.1), strict=True):
+        assert one.first == pytest.approx(share, abs=0.03)
+        assert one.total == pytest.approx(share, abs=0.03)
+    assert one_at_a_time(inputs, linear)[0] == pytest.approx([1.1**-3 - 1, 1.1**3 - 1])
+    with pytest.raises(ValueError, match="should be a power of 2"):
+        influences(inputs, linear, 100, seed=0)
+
+
+def test_factors_move_only_their_own_keys() -> None:
+    inputs = inputs_of(Cluster.load("8x-h100"))
+    moved = factors(inputs, np.eye(len(inputs)))
+    for n, each in enumerate(inputs):
+        for key in each.keys:
+            assert moved[key][n] == pytest.approx(1 + each.error)
+            assert np.delete(moved[key], n).tolist() == [1.0] * (len(inputs) - 1)
+
+
+def test_a_ranking_counts_draws() -> None:
+    found = ranking(np.array([[1.0, 1.0, 3.0, 1.0], [2.0, 2.0, 2.0, 1.0]]))
+    assert found.best.tolist() == [0.625, 0.375]
+    assert found.faster[0, 1] == 0.625
+    assert found.pairs == 0.625
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+
+    def command(line: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+SMALL = "--model tiny --images 2 --steps 3 --draws 8"
+
+
+def test_advise_ranks_writes_schedules_and_says_how_to_launch_them(run: Callable[..., Any]) -> None:
+    code, out, _ = run(f"advise interweaved stride=2 --cluster cpu-2-ranks {SMALL} --mean-age 1 --write w --top 30")
+    assert code == 0
+    assert "interweaved stride=2" in out
+    launches = re.findall(r"torchrun --nproc-per-node 2 -m realrun (w/\S+\.txt) --model tiny --images 2", out)
+    assert len(launches) > 5
+    assert all("--dtype float32" in line for line in out.splitlines() if line.startswith("torchrun"))
+    assert {str(path) for path in Path("w").iterdir()} == {*launches}
+    for path in launches:
+        assert load_schedule(path).top_k == 2
+    assert "the standard errors that the cluster states" in out
+    assert "quality: none" in out
+
+
+def test_advise_says_when_nothing_is_within_limits(run: Callable[..., Any]) -> None:
+    code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} --latency 1us")
+    assert code == 0
+    assert out.startswith("nothing is within all limits")
+    assert "the cluster states no errors" in out
+    assert "too slow" in out
+
+
+def test_sensitivity_says_what_matters_and_how_sure(run: Callable[..., Any]) -> None:
+    code, out, _ = run(f"sensitivity sync dice --cluster 8x-h100 {SMALL} --points 8")
+    assert code == 0
+    assert "variance: alone" in out
+    assert re.search(r"keep their order in \d+% of draws", out)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("advise --cluster 8x-h100 --quality 1", "--quality needs --vulnerability"),
+        ("advise --cluster cpu-2-ranks --relative-error 0.1", "--relative-error has no effect"),
+        ("advise --cluster 8x-h100 --relative-error 2", "should be above 0 and below 1"),
+        ("advise --cluster 8x-h100 --latency soon", "'soon' is not a number"),
+        ("advise nope --cluster 8x-h100 --steps 2 --model S --draws 2", "unknown schedule 'nope'"),
+        ("advise --cluster 8x-h100 --quality 1 --vulnerability nope", "no vulnerability is called nope"),
+        ("sensitivity sync --cluster 8x-h100 --steps 2 --model S --points 7", "should be a power of 2"),
+        ("sensitivity nope --cluster 8x-h100", "unknown schedule 'nope'"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(run: Callable[..., Any], line: str, said: str) -> None:
+    code, _, err = run(line)
+    assert code == 2
+    assert said in err

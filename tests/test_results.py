@@ -1,0 +1,167 @@
+"""Questions to results: filters, order, fronts, comparison, export, and one point again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.cli import main
+from sim.results import chosen, export, front, pareto, read_results
+from sim.trace import Trace
+
+SWEEP = """
+base: {model: tiny, steps: 3, cluster: cpu-2-ranks}
+axes:
+  schedule: [sync, displaced, dice, overlap]
+  images: [1, 2, 4]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a small sweep."""
+    where = tmp_path_factory.mktemp("results")
+    (where / "s.yaml").write_text(SWEEP)
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(where / "s.yaml"), "--out", str(where / "out"), "--workers", "0"])
+    assert not ended.value.code
+    return where / "out"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    monkeypatch.chdir(tmp_path)
+
+    def command(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["results", *map(str, words)])
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command
+
+
+def test_pandas_reads_the_folder_in_one_line(folder: Path) -> None:
+    table = pd.read_parquet(folder)
+    assert len(table) == 12
+    assert table["key"].nunique() == 12
+    assert {"schedule", "images", "makespan_s", "mean_age_steps", "memory_bytes", "engine"} <= {*table.columns}
+
+
+def test_rows_are_chosen_and_sorted(folder: Path) -> None:
+    table = read_results(folder)
+    some = chosen(table, ["images > 1", "schedule in ('sync', 'dice')"], ["-images", "makespan_s"], 3)
+    assert some["images"].tolist() == [4, 4, 2]
+    assert some["makespan_s"].is_monotonic_increasing or some["images"].nunique() > 1
+    assert some["makespan_s"].iloc[0] < some["makespan_s"].iloc[1]
+    with pytest.raises(ValueError, match="there is no column speed; there are key"):
+        chosen(table, [], ["speed"], None)
+    with pytest.raises(ValueError, match="there is no speed"):
+        chosen(table, ["speed > 1"], [], None)
+
+
+def brute_front(costs: np.ndarray) -> set[int]:
+    return {i for i, mine in enumerate(costs)
+            if not any((other <= mine).all() and (other < mine).any() for other in costs)}  # fmt: skip
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=40))
+def test_a_front_is_what_nothing_beats(costs: list[tuple[int, int, int]]) -> None:
+    array = np.array(costs, dtype=float)
+    assert {*front(array).tolist()} == brute_front(array)
+
+
+def test_pareto_takes_directions_and_leaves_out_what_was_refused() -> None:
+    table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 0.0], "b": [1.0, 2.0, 2.0, np.nan], "c": list("wxyz")})
+    assert pareto(table, ["a", "-b"])["c"].tolist() == ["w", "x"]
+    assert pareto(table, ["a", "b"])["c"].tolist() == ["w"]
+    with pytest.raises(ValueError, match="column c has no numbers"):
+        pareto(table, ["a", "c"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_exports_hold_every_number(folder: Path, tmp_path: Path, suffix: str) -> None:
+    table, path = read_results(folder), tmp_path / f"x{suffix}"
+    export(table, path)
+    read = {".csv": pd.read_csv, ".json": pd.read_json, ".parquet": pd.read_parquet}[suffix](path)
+    assert read["schedule"].tolist() == table["schedule"].tolist()
+    np.testing.assert_allclose(read["makespan_s"], table["makespan_s"], rtol=1e-14)
+    with pytest.raises(ValueError, match=r"should end in one of \.csv"):
+        export(table, tmp_path / "x.txt")
+
+
+def test_the_command_tells_what_there_is(folder: Path, run: Callable[..., Any]) -> None:
+    code, out, _ = run(folder)
+    assert code == 0
+    assert out.startswith("12 of 12 points, by version ")
+    assert "12 by lockstep" in out
+    code, out, _ = run(folder, "--pareto", "makespan_s,mean_age_steps", "--where", "images == 4")
+    fastest = chosen(read_results(folder), ["images == 4"], ["makespan_s"], 1).iloc[0]
+    assert code == 0
+    assert fastest["key"] in out
+    assert "images" not in out.splitlines()[0].split()  # all have as many
+    code, out, _ = run(folder, "--sort", "-makespan_s", "--head", "2", "--columns", "schedule,makespan_s")
+    assert [line.split()[0] for line in out.splitlines()] == ["schedule", "overlap", "sync"] or len(
+        out.splitlines()
+    ) == 3
+
+
+def test_two_sweeps_are_compared_point_by_point(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for path in folder.iterdir():
+        (changed / path.name).write_bytes(path.read_bytes())
+    for part in changed.glob("*.parquet"):
+        table = pd.read_parquet(part)
+        table.loc[table["schedule"] == "dice", "makespan_s"] *= 1.25
+        table[table["schedule"] != "displaced"].to_parquet(part, index=False)
+    code, out, _ = run(changed, "--against", folder)
+    assert code == 0
+    assert out.startswith("9 points in both, 0 only here, 3 only there")
+    assert out.count("+25.000%") == 4  # the most in the table, and three points
+    code, out, _ = run(folder, "--against", folder)
+    assert "+0.000%" in out
+    assert "change" not in out
+
+
+def test_a_point_runs_again_with_a_trace(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    row = read_results(folder).iloc[5]
+    code, out, err = run(folder, "--rerun", row["key"], "--save", "x.trace")
+    assert (code, err) == (0, "")
+    trace = Trace.load("x.trace")
+    assert trace.makespan_s == pytest.approx(row["makespan_s"], rel=1e-6)
+    assert trace.schedule.name == row["schedule"]
+    assert trace.about["images"] == str(row["images"])
+    assert f"in the results: {float(row['makespan_s'])!r} s by lockstep; now {trace.makespan_s!r} s" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rerun", "0123"), "no row has the key 0123"),
+        (("--save", "x.trace"), "--save has no effect without --rerun"),
+        (("--where", "images >"), "cannot be read"),
+        (("--columns", "key,speed"), "there is no column speed"),
+        (("--pareto", "schedule"), "has no numbers"),
+        (("--export", "x.doc"), "should end in one of"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(
+    folder: Path, run: Callable[..., Any], words: tuple[str, ...], said: str
+) -> None:
+    code, _, err = run(folder, *words)
+    assert code == 2
+    assert said in err
+
+
+def test_a_folder_without_results_is_refused(run: Callable[..., Any], tmp_path: Path) -> None:
+    code, _, err = run(tmp_path)
+    assert code == 2
+    assert "no results of a sweep" in err
