@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.buffers import worth
+from sim.cost import sorts
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -60,15 +61,11 @@ def carried_bytes(schedule: Schedule, workload: Workload) -> tuple[Positions, Ar
 
     (positions [transfer], sent [transfer, rank], came [transfer, rank]).  `workload` must have been fitted to the
     schedule (`Workload.fits`).  Token counts and headers are left out."""
-    found: list[tuple[int, Array, Array]] = []
-    for at, op in enumerate(schedule.ops):
-        if op.kind in "DCK":
-            moved = workload.sent_bytes(schedule, op)
-            found.append((at, moved.sum(axis=1), moved.sum(axis=0)))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros((0, workload.ranks)), np.zeros((0, workload.ranks))
-    positions, sent, came = zip(*found, strict=True)
-    return np.array(positions), np.array(sent), np.array(came)
+    sort_of, first = sorts(schedule, workload)
+    moved = [workload.sent_bytes(schedule, op) if op.kind in "DCK" else None for op in first]
+    found = [(at, each) for at, n in enumerate(sort_of) if (each := moved[n]) is not None]
+    sent, came = (np.array([each.sum(axis=axis) for _, each in found]).reshape(-1, workload.ranks) for axis in (1, 0))
+    return np.array([at for at, _ in found], np.int64), sent, came
 
 
 def link_use(trace: Trace, rank: int, carried: tuple[Positions, Array, Array]) -> tuple[Array, ...]:

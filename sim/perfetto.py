@@ -165,8 +165,8 @@ def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[Even
 
 
 def _counter(name: str, units: tuple[str, ...], pid: int, times_s: Array, *values: Array) -> Iterator[Event]:
-    for ts, *now in zip(_nanoseconds(times_s).tolist(), *(each.tolist() for each in values), strict=True):
-        yield {"ph": "C", "name": name, "ts": ts / 1e3, "pid": pid, "args": dict(zip(units, now, strict=True))}
+    for ts, now in zip((_nanoseconds(times_s) / 1e3).tolist(), np.array(values).T.tolist(), strict=True):
+        yield {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(zip(units, now, strict=True))}
 
 
 def _args(op: Op) -> Event:
