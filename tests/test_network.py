@@ -15,11 +15,12 @@ from cases import cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cluster import Cluster, Link, presets
+from sim.cluster import COMPUTE_KINDS, Cluster, Link, presets
 from sim.collectives import all_to_all_s
 from sim.fabric import Fabric
 from sim.flows import binding, completions_s, max_min_rates
 from sim.network import Network, Resource, Route
+from sim.schedule import COLLECTIVES
 
 Array = npt.NDArray[np.float64]
 ROOT = Path(__file__).parents[1]
@@ -347,6 +348,14 @@ def test_every_number_of_a_preset_has_a_source_and_every_rank_a_route(name: str)
     assert ranks == {"2x8": 16, "4x8": 32}.get(name[:3], 8)
     fabric = Fabric.of(link, ranks)
     assert fabric.all_to_all_s(even(ranks, 2**20)).min() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_has_an_effect_on_every_kind_of_op_of_a_preset_which_says_that_it_is_assumed(name: str) -> None:
+    preset = Cluster.load(name)
+    assert {*preset.jitter} == {*COMPUTE_KINDS, *COLLECTIVES}
+    assert min(preset.jitter.values()) > 0
+    assert "Jitter: assumed" in preset.source
 
 
 def test_the_presets_are_what_the_benchmark_fitted() -> None:
