@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -250,3 +251,11 @@ def test_the_command_draws_the_digits_that_ranks_made(tmp_path: Path, capsys: py
     assert exit_.value.code == 0
     assert float(capsys.readouterr().out.split("without communication:")[1]) < 1e-4
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "digits"])
+def test_the_page_says_what_was_measured(name: str) -> None:
+    benchmarks = Path(__file__).parent.parent / "benchmarks"
+    table = runpy.run_path(str(benchmarks / f"{name}.py"))["table"]
+    found = json.loads((benchmarks / "results" / f"{name}.json").read_text())
+    assert table(found) in (benchmarks.parent / "docs" / "checkpoints.md").read_text()
