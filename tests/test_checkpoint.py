@@ -75,8 +75,10 @@ def test_q_k_norm_and_size_of_the_images_are_the_files(tmp_path: Path) -> None:
     assert fitted(Checkpoint(tmp_path / "large.safetensors"), SHAPE) == large
 
 
-@pytest.mark.parametrize("name", ["S", "S-16E", "B", "XL", "G"])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("S", False), ("S-16E", False), ("B", False), ("B", True), ("XL", False), ("XL", True), ("G", True)],
+)
 def test_the_public_models_are_known_by_names_and_shapes(name: str, norm: bool, tmp_path: Path) -> None:
     shape = replace(MODELS[name], qk_norm=norm)
     names = {n: tuple(like.shape) for n, like in DiTMoE(shape, range(shape.experts)).state_dict().items()}
@@ -141,7 +143,7 @@ def grown_bytes(_: RankContext, path: Path, shape: ModelShape) -> tuple[int, int
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to tell a process's peak")
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_rank_of_8_takes_memory_for_its_share_and_not_for_the_file(suffix: str, tmp_path: Path) -> None:
-    shape, path = replace(SHAPE, layers=6, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
+    shape, path = replace(SHAPE, layers=4, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
     likes = DiTMoE(shape, range(8)).to(torch.bfloat16).state_dict()
     if suffix == ".pt":
         torch.save({name: torch.zeros(like.shape, dtype=torch.bfloat16) for name, like in likes.items()}, path)
@@ -150,7 +152,7 @@ def test_a_rank_of_8_takes_memory_for_its_share_and_not_for_the_file(suffix: str
     with Ranks(1) as ranks:
         ((grown, held),) = ranks.call(grown_bytes, path, shape)
     assert path.stat().st_size > 5 * held
-    assert held - 2**24 < grown < held + 3 * 2**26
+    assert held - 2**24 < grown < held + 2**25
 
 
 # --------------------------------------------------------------------------------------------- misfits
