@@ -173,6 +173,9 @@ def test_a_wrong_or_incomplete_file_is_refused_with_what_differs(tmp_path: Path)
     )
     with pytest.raises(ValueError, match=r"is of none of the models tiny, .*217 tensors, hidden 48"):
         fitted(Checkpoint(path))
+    save_file({"pos_embed": torch.zeros(16)}, path)
+    with pytest.raises(ValueError, match=r"mis-shaped: pos_embed \[16\], should be \[1, 16, 48\]$"):
+        fitted(Checkpoint(path), SHAPE)
 
 
 def test_norms_of_some_layers_only_are_missing_in_the_others(tmp_path: Path) -> None:
