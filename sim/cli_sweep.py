@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from sim.sweep_points import Points
-    from sim.sweep_run import Workers
+    from sim.sweep_workers import Workers
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file; sim/sweep_file.py says what is in it.")]
 Changes = Annotated[
@@ -40,7 +40,7 @@ def sweep(
     """Evaluate every point of a sweep on all cores; stopped at any moment, the same command goes on."""
     from sim.sweep_file import read_sweep
     from sim.sweep_points import Points
-    from sim.sweep_run import Workers
+    from sim.sweep_workers import Workers
 
     hands = Workers(workers, scheduler, slurm)
     points = Points(read_sweep(file, changes or []))

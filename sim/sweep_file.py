@@ -54,7 +54,7 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
 
 
 def sweep_of(tables: Any, path: Path | str) -> Sweep:
-    """The sweep that `tables`, of the file `path`, write.  Raises ValueError with a line for everything that is wrong."""
+    """The sweep that `tables` of the file `path` write.  Raises ValueError with a line for everything that is wrong."""
     problems = list[str]()
     try:
         file = _File.model_validate(tables)
