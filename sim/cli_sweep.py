@@ -53,8 +53,8 @@ def sweep(
 
 
 def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich import progress as bars
+    from rich.console import Console
 
     from sim.sweep_run import run_sweep
     from sim.sweep_store import opened
