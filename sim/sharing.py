@@ -1,10 +1,12 @@
 """Transfers in flight together, of several communicators or groups: their flows share every resource max-min fairly.
 
-It knows flows of bytes over a Fabric; it refuses to know why somebody sends them.  Rates are found anew whenever a flow
-begins or ends (sim/flows.py), and kept by which flows are under way, since schedules repeat themselves."""
+It knows transfers of bytes over a Fabric, and the clock; it refuses to know why somebody sends them.  Whenever a
+transfer begins or ends, or compute slows one down, a new stage of flows begins (sim/stage.py); in between, only ends
+that somebody waits for are events."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +17,8 @@ from simpy import Environment, Event
 from simpy.events import Timeout
 
 from sim.fabric import Fabric
-from sim.flows import max_min_rates
 from sim.fluid import Fluid
+from sim.stage import Crowd, Stage
 
 Array = npt.NDArray[np.float64]
 _TICK = 0.5  # what takes less than half of a tick is over,
@@ -35,12 +37,25 @@ class Moving:
     ranks: tuple[int, ...]  # that take part
 
     @cached_property
-    def flows(self) -> tuple[Array, npt.NDArray[np.int64], Array]:
-        """Bytes [flow], ranks [end, flow] at whose ends it counts, and passes [resource, flow]."""
-        weighed = self.moved_bytes * self.fabric.weight
-        ends = np.array(np.nonzero(weighed))
-        passes = self.fabric.passes[:, ends[0], ends[1]].astype(np.float64)
-        return weighed[ends[0], ends[1]], ends[1:] if self.fabric.receives_only else ends, passes
+    def flows(self) -> npt.NDArray[np.int64]:
+        """Sender and receiver [end, flow] of each pair of ranks that has bytes."""
+        return np.array(np.nonzero(self.moved_bytes * self.fabric.weight))
+
+    @cached_property
+    def flow_bytes(self) -> Array:
+        """[flow], as they count on their way."""
+        found: Array = (self.moved_bytes * self.fabric.weight)[self.flows[0], self.flows[1]]
+        return found
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """[end, flow]: ranks that are not done before the flow has ended."""
+        return self.flows[1:] if self.fabric.receives_only else self.flows
+
+    @cached_property
+    def shape(self) -> Hashable:
+        """Equal for transfers between the same pairs."""
+        return self.flows.tobytes()
 
 
 class _Transfer:
@@ -50,74 +65,53 @@ class _Transfer:
         self, parts: Sequence[Moving], stretch: float, saved: float, then: Callable[[list[int]], None]
     ) -> None:
         self.parts, self.stretch, self.saved, self.then = list(parts), stretch, saved, then
-        self.group, self.slow = 0, 1.0  # whose compute slows it down, and how many ticks one of its own takes
+        self.group, self.ticks = 0, stretch  # whose compute slows it down, and how many ticks one of its own takes
         self.waiting = {*parts[0].ranks}  # ranks whose end has not come
-        self.start, self.flowing = 0.0, False
-        self.begin()
 
-    def begin(self) -> None:
-        """The next part starts up."""
+    def begin(self, now: float) -> None:
+        """The next part starts up; when that is due, bytes flow."""
         self.part = self.parts.pop(0)
-        self.start, self.flowing = self.part.start_ticks, False
-        flow_bytes, self.ends, _ = self.part.flows
+        self.due, self.flowing = now + self.part.start_ticks * self.ticks, False
         whole = self.part.moving_ticks
-        self.left = flow_bytes * (max(0.0, 1.0 - self.saved / whole) if whole else 1.0)
+        left = self.part.flow_bytes * (max(0.0, 1.0 - self.saved / whole) if whole else 1.0)
+        self.left = np.where(left > 0, left, np.inf)  # bytes [flow]; infinity where nothing is left
         self.saved = 0.0
-        self.open = self.left > 0
-        self.rates = np.zeros(len(self.left))
 
-    @property
-    def key(self) -> tuple[Hashable, bytes]:
-        """What decides how much of the resources it asks for."""
-        return self.part.name, self.open.tobytes()
+    def slow_down(self, now: float, slow: float) -> None:
+        """From now on a tick takes `slow` times as long as it would if no rank computed."""
+        self.due = now + (self.due - now) * slow * self.stretch / self.ticks
+        self.ticks = slow * self.stretch
 
-    def advance(self, ticks: float) -> None:
-        """`ticks` of its own time, in which nothing changes, go by."""
-        if self.flowing:
-            self.left -= self.rates * ticks
-        else:
-            self.start -= ticks
-
-    def next_ticks(self) -> float:
-        """Of its own time, until something of it ends."""
-        if not self.flowing:
-            return max(0.0, self.start)
-        return float((self.left[self.open] / self.rates[self.open]).min()) if self.open.any() else 0.0
-
-    def settle(self, tick: float) -> bool:
-        """Whatever has less than `tick` to go ends; whether anything did."""
-        if not self.flowing:
-            if self.start >= tick:
-                return False
+    def settle(self, now: float, tick: float) -> None:
+        """Flows if it is due; ends ranks that have all; goes on to the next part where this one is over."""
+        while self.flowing or self.due < now + tick:
             self.flowing = True
-        else:
-            over = self.open & (self.left < tick * self.rates)
-            if self.open.any() and not over.any():
-                return False
-            self.open &= ~over
-        if not self.parts:
-            self._end_ranks()
-        elif not self.open.any():
-            self.begin()
-        return True
+            still = {*self.part.ends[:, self.left < np.inf].ravel().tolist()}
+            if not self.parts:
+                self.end(self.waiting - still)
+            if not self.parts or still:
+                break
+            self.begin(now)
 
-    def _end_ranks(self) -> None:
-        still = {*self.ends[:, self.open].ravel().tolist()}
-        if done := sorted(self.waiting - still):
-            self.waiting &= still
-            self.then(done)
+    def end(self, done: set[int]) -> None:
+        """These ranks have sent and received all."""
+        if done:
+            self.waiting -= done
+            self.then(sorted(done))
 
 
 class Sharing:
     """All transfers in flight."""
 
     def __init__(self, env: Environment, fluid: Fluid, fabric: Fabric, ticks_per_s: float) -> None:
-        self.env, self.fluid = env, fluid
+        self.env, self.fluid, self.fabric = env, fluid, fabric
         self.per_tick = fabric.bytes_per_s / ticks_per_s
-        self.in_flight: list[_Transfer] = []
-        self.since = env.now
+        self.starting: list[_Transfer] = []
+        self.flowing: list[_Transfer] = []
+        self.stage: Stage | None = None  # of those that flow,
+        self.since = env.now  # when it began
         self.timer: Event | None = None
-        self.known: dict[tuple[tuple[Hashable, bytes], ...], list[Array]] = {}
+        self.known: dict[Hashable, Crowd] = {}
         fluid.slowed.append(self._change)
 
     def transfer(
@@ -126,7 +120,6 @@ class Sharing:
         """A collective begins that takes `stretch` times as long as its parts say; what `saved` ticks carry has passed.
 
         `then` is called with ranks whenever some have sent and received all."""
-        self._advance()
         ranks = parts[0].ranks
 
         def end(done: list[int]) -> None:
@@ -136,60 +129,89 @@ class Sharing:
         self.fluid.depart(ranks)
         begun = _Transfer(parts, stretch, saved, end)
         begun.group = self.fluid.group_of[ranks[0]]
-        begun.slow = self.fluid.slow(begun.group)
-        self.in_flight.append(begun)
-        self._settle()
+        begun.begin(self.env.now)
+        begun.slow_down(self.env.now, self.fluid.slow(begun.group))
+        self.starting.append(begun)
+        self._wait()
 
     def _change(self, group: int, slow: float) -> None:
         """Compute of a group, which slows its transfers down, begins or ends."""
-        mine = [transfer for transfer in self.in_flight if transfer.group == group]
-        if mine:
-            self._advance()
+        if mine := [transfer for transfer in (*self.starting, *self.flowing) if transfer.group == group]:
+            self._halt()
             for transfer in mine:
-                transfer.slow = slow
-            self._wait()
+                transfer.slow_down(self.env.now, slow)
+            self._go_on()
 
-    def _advance(self) -> None:
+    @property
+    def _tick(self) -> float:
+        """What takes less is over."""
+        return max(_TICK, self.env.now * _OF_NOW)
+
+    def _halt(self) -> None:
         """Brings what is left up to now."""
-        ticks = self.env.now - self.since
-        self.since = self.env.now
-        if ticks:
-            for transfer in self.in_flight:
-                transfer.advance(ticks / transfer.slow / transfer.stretch)
+        if self.stage:
+            left, first = self.stage.left_at(self.env.now - self.since), 0
+            for transfer in self.flowing:
+                transfer.left = left[first : first + len(transfer.left)]
+                first += len(transfer.left)
+        self.stage, self.since = None, self.env.now
 
-    def _settle(self) -> None:
-        """Ends what is over, and what that brings to an end; shares anew; sleeps until the next end."""
-        settled, tick = [*self.in_flight], max(_TICK, self.env.now * _OF_NOW)
-        while settled:
-            settled = [transfer for transfer in settled if transfer.settle(tick) and transfer.waiting]
-        self.in_flight = [transfer for transfer in self.in_flight if transfer.waiting]
-        self._share()
+    def _go_on(self) -> None:
+        """Ends what is over, begins what is due; a stage of what flows now; sleeps until the next end."""
+        in_flight = [*self.flowing, *self.starting]
+        for transfer in in_flight:
+            transfer.settle(self.env.now, self._tick)
+        self.starting = [transfer for transfer in in_flight if not transfer.flowing]
+        self.flowing = [transfer for transfer in in_flight if transfer.flowing and transfer.waiting]
+        if self.flowing:
+            left = [transfer.left for transfer in self.flowing]
+            slow = np.repeat([transfer.ticks for transfer in self.flowing], [*map(len, left)])
+            self.stage = Stage(self._crowd(), np.concatenate(left), slow, self._tick)
         self._wait()
 
-    def _share(self) -> None:
-        moving = [transfer for transfer in self.in_flight if transfer.flowing]
-        key = tuple(transfer.key for transfer in moving)
+    def _next_start(self) -> float:
+        return min((transfer.due for transfer in self.starting), default=math.inf)
+
+    def _crowd(self) -> Crowd:
+        """What flows.  A flow keeps one gate shut for each rank of each transfer, or one for all of a transfer that has
+        parts to come."""
+        key = tuple([(transfer.part.shape, not transfer.parts) for transfer in self.flowing])
         if key not in self.known:
-            passes = (
-                np.concatenate([t.part.flows[2][:, t.open] for t in moving], axis=1) if moving else np.zeros((1, 0))
-            )
-            rates = max_min_rates(passes, self.per_tick) if moving else np.zeros(0)
-            self.known[key] = np.split(rates, np.cumsum([t.open.sum() for t in moving])[:-1]) if moving else []
-        for transfer, rates in zip(moving, self.known[key], strict=True):
-            transfer.rates[:] = 0.0
-            transfer.rates[transfer.open] = rates
+            passes = [self.fabric.passes[:, src, dst] for src, dst in (t.part.flows for t in self.flowing)]
+            gates = [n * self.fabric.ranks + t.part.ends * (not t.parts) for n, t in enumerate(self.flowing)]
+            together = np.concatenate(passes, axis=1).astype(np.float64)
+            self.known[key] = Crowd(together, self.per_tick, np.concatenate(gates, axis=1))
+        return self.known[key]
 
     def _wait(self) -> None:
-        """A new timer for the next end; the old one, if it still runs, finds that it is not the last."""
-        if not self.in_flight:
-            self.timer = None
-            return
-        soonest = min(transfer.next_ticks() * transfer.stretch * transfer.slow for transfer in self.in_flight)
-        self.timer = Timeout(self.env, max(1, round(soonest)))
-        assert self.timer.callbacks is not None
-        self.timer.callbacks.append(self._wake)
+        """A new timer for the next end or beginning; the old one, if it still runs, finds that it is not the last."""
+        now, self.timer = self.env.now, None
+        ticks = max(1.0, self._next_start() - now)
+        if self.stage:
+            ticks = min(ticks, max(0.0, self.stage.ticks - (now - self.since)))
+        if ticks < math.inf:
+            self.timer = Timeout(self.env, round(ticks))
+            assert self.timer.callbacks is not None
+            self.timer.callbacks.append(self._wake)
 
     def _wake(self, timer: Event) -> None:
-        if timer is self.timer:
-            self._advance()
-            self._settle()
+        now = self.env.now
+        if timer is not self.timer:
+            return
+        if self.stage and now - self.since + self.stage.tick >= self.stage.ticks and self._open(self.stage.opens):
+            self.stage.go_on()
+            self._wait()
+        else:
+            self._halt()
+            self._go_on()
+
+    def _open(self, gates: Sequence[int]) -> bool:
+        """Ends ranks whose gates open; whether the stage goes on."""
+        done = dict[int, set[int]]()
+        for gate in gates:
+            done.setdefault(gate // self.fabric.ranks, set()).add(gate % self.fabric.ranks)
+        if self._next_start() < self.env.now + self._tick or any(self.flowing[n].parts for n in done):
+            return False
+        for n in sorted(done):
+            self.flowing[n].end(done[n])
+        return any(transfer.waiting for transfer in self.flowing)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sim.cluster import Cluster, Link, presets
 from sim.collectives import all_to_all_s
 from sim.fabric import Fabric
-from sim.flows import completions_s, max_min_rates
+from sim.flows import binding, completions_s, max_min_rates
 from sim.network import Network, Resource, Route
 
 Array = npt.NDArray[np.float64]
@@ -170,6 +170,24 @@ def test_no_resource_is_over_its_rate_and_nobody_can_gain_at_the_cost_of_somebod
             if flows[flow] >= flows[passes[resource] > 0].max() * (1 - 1e-6)
         ]
         assert bottlenecks, f"flow {flow} could be faster without slowing one that is no faster"
+
+
+@given(ways(), st.integers(1, 6), st.integers(0, 99))
+def test_rates_of_many_sets_are_those_of_each_and_only_binding_resources_decide(
+    way: tuple[Array, Array], sets: int, seed: int
+) -> None:
+    passes, rates = way
+    flowing = np.random.default_rng(seed).random((sets, passes.shape[1])) < 0.6
+    rows = binding(passes, rates)
+    found = max_min_rates(passes[rows], rates[rows], flowing.astype(np.float64))
+    for mine, some in zip(found, flowing, strict=True):
+        np.testing.assert_allclose(mine[some], max_min_rates(passes[:, some], rates), rtol=1e-9)
+        assert not mine[~some].any()
+
+
+def test_a_resource_within_a_slower_one_never_decides() -> None:
+    passes = np.array([[1.0, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    assert binding(passes, np.array([5.0, 4, 3, 3, 1])).tolist() == [False, True, True, False, False]
 
 
 @given(ways(), st.integers(0, 99))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from cases import cluster, model, skewed
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from simpy import Environment
 from simpy.events import Timeout
 
-from sim import engine, plan
+from sim import plan, sharing
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
 from sim.engine import simulate
 from sim.fabric import Fabric
@@ -22,9 +23,11 @@ from sim.network import Network, Resource, Route
 from sim.passes import on_communicators
 from sim.schedule import Schedule
 from sim.sharing import Moving, Sharing
+from sim.stage import Crowd, Run
 from sim.trace import Trace
 from sim.workload import Workload
 
+Array = npt.NDArray[np.float64]
 FREE = dict.fromkeys(COMPUTE_KINDS, Rate(0.0, 1e30))
 HALVES = """
 halves steps=1 layers=1 micro_batches=2
@@ -113,7 +116,7 @@ def test_a_transfer_that_is_alone_takes_what_max_min_flows_say(ranks: int, seed:
 def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, network: Network) -> None:
     random = np.random.default_rng(seed)
     env, fabric = Environment(), Fabric.of(network, 4)
-    sharing = Sharing(env, Fluid(env, cluster(4), [], [0] * 4), fabric, 1e6)
+    together = Sharing(env, Fluid(env, cluster(4), [], [0] * 4), fabric, 1e6)
     begins, ends = random.integers(0, 10**6, transfers), np.zeros((transfers, 4))
     moved = random.exponential(1.0, (transfers, 4, 4)) * (random.random((transfers, 4, 4)) < 0.7)
 
@@ -122,7 +125,7 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
             assert not ends[n, ranks].any(), "a rank ends once"
             ends[n, ranks] = env.now
 
-        sharing.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
+        together.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
 
     for n, at in enumerate(begins.tolist()):
         timer = Timeout(env, at)
@@ -143,18 +146,22 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
 @settings(max_examples=25)
 @given(st.integers(0, 99), st.sampled_from([SWITCH, HOSTED]))
 def test_no_resource_is_over_its_rate_at_any_moment(seed: int, network: Network) -> None:
-    seen = []
+    seen: list[float] = []
 
-    class Watched(Sharing):
-        def _share(self) -> None:
-            super()._share()
-            moving = [t for t in self.in_flight if t.flowing]
-            if moving:
-                through = sum(t.part.flows[2] @ t.rates for t in moving)
-                seen.append(float((through / self.per_tick).max()))
+    class Watched(Crowd):
+        def __init__(self, passes: Array, bytes_per_tick: Array, gates: npt.NDArray[np.int64]) -> None:
+            super().__init__(passes, bytes_per_tick, gates)
+            self.all = passes / bytes_per_tick[:, None]
+
+        def run(self, left: Array, slow: Array, tick: float) -> Run:
+            found = super().run(left, slow, tick)
+            for _, flowing, pace in found.past:
+                assert ((pace > 0) == (flowing < np.inf)).all()
+                seen.append(float((self.all @ (pace * slow)).max()))
+            return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "Sharing", Watched)
+        patch.setattr(sharing, "Crowd", Watched)
         schedule = Schedule.parse(HALVES.format(b="@1")).check()
         workload = Workload(model(schedule), 4, 2)
         workload = replace(workload, routing=skewed(schedule, workload, seed))
