@@ -17,7 +17,7 @@
 # Two processes of this machine are the ranks; the kernel paces the link between them. Microbenchmarks first; from them
 # a Cluster; from that predictions; then real runs, which nothing was fitted to. One or two minutes on two idle cores. A
 # machine that others share drifts: a prediction is as good as the minute in which it was measured, and the errors below
-# say how good that was.
+# say how good that was. (The outputs kept here were made while other programs used both cores.)
 
 # %%
 # %matplotlib inline
