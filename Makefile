@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test browser notebooks bench readme clean
+.PHONY: demo test browser notebooks bench readme history clean
 
 demo: $(VENV)/installed
 	$(RUN) -m calibration demo
@@ -30,6 +30,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 readme: $(VENV)/installed
 	$(RUN) -m calibration readme calibration/data/cpu-2-ranks
+	$(RUN) -m calibration tables
+
+# Predictions beside runs, in small; fails only if a run is not what its schedule means.
+history: $(VENV)/installed
+	$(RUN) -m calibration history --out out/history.jsonl
 
 clean:
 	rm -rf $(VENV) out .mypy_cache .ruff_cache .hypothesis

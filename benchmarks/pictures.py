@@ -3,8 +3,9 @@
     python benchmarks/pictures.py
 
 Timeline: 90,744 spans (57 steps of 28 layers with counts, 8 ranks), drawn and saved.  Trace: a run of DiT-MoE-XL with
-50 steps on 8 ranks, as one JSON file for ui.perfetto.dev, without and with counters in bytes.  Best of several, since
-others use the machine.  Writes benchmarks/results/pictures.json."""
+50 steps on 8 ranks, as one JSON file for ui.perfetto.dev, without and with counters in bytes.  Seconds of processor
+time (one thread works, so that an idle machine takes as long), best of several, since others use the machine.  Writes
+benchmarks/results/pictures.json."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ from sim.trace import Trace
 REPEATS = 5
 LIMITS_S = {"import sim": 0.3, "timeline": 5.0, "trace": 3.0}
 WORK = Workload(MODELS["XL"], ranks=8, images=16)
-IMPORT = "import time; t = time.perf_counter(); import sim; print(time.perf_counter() - t)"
+IMPORT = "import time; t = time.process_time(); import sim; print(time.process_time() - t)"
 
 
 def imported_s() -> float:
-    """Seconds of `import sim` in a process of its own."""
+    """Processor seconds of `import sim` in a process of its own."""
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -41,12 +42,12 @@ def with_counts(schedule: Schedule) -> Schedule:
 
 
 def seconds_of(work: Callable[..., object], *args: object) -> list[float]:
-    """Seconds that `work` takes, each time."""
+    """Processor seconds that `work` takes, each time."""
     took = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        began = time.process_time()
         work(*args)
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     return took
 
 

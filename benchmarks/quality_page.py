@@ -109,7 +109,8 @@ def estimated(row: Row, metric: str, of: Vulnerability) -> float:
 
 def estimate_errors(rows: list[Row], metric: str, of: Vulnerability) -> dict[str, float]:
     """How far estimates are off: rank correlation, and quantiles of estimate / measurement."""
-    known = [row for row in rows if "shares" in row and row[metric]["mean"] > 0]
+    once = {(row["name"], row["steps"]): row for row in rows if "shares" in row and row[metric]["mean"] > 0}
+    known = [*once.values()]
     if metric == "distance":  # is to the images of other steps than theirs
         known = [row for row in known if "as_long_as" not in row]
     truth, told = [row[metric]["mean"] for row in known], [estimated(row, metric, of) for row in known]
@@ -153,6 +154,8 @@ def tables(found: Found) -> dict[str, str]:
     if "scores" in found:
         made["scores"] = scores_table(found["scores"]["rows"])
     made["claims"] = claims_table([*verdicts(found)])
+    if "speed" in found:
+        made["speed"] = speed_table(found["speed"])
     if "drawn" in found:
         made["estimate"] = estimate_table(found)
     return made
@@ -222,6 +225,13 @@ def estimate_table(found: Found) -> str:
             lines.append([f"{e['schedules']} {what}", METRICS[metric], f"{e['rank_correlation']:.3f}",
                           f"{e['median']:.2f}", f"{e['low']:.2f} to {e['high']:.2f}"])  # fmt: skip
     return "\n" + markdown(head, lines) + f"\n({of.source})\n"
+
+
+def speed_table(section: Row) -> str:
+    """What images cost to make."""
+    head = ["images", "schedule", "steps", "guidance", "seconds of one core"]
+    rows = [[str(r[key]) for key in ("images", "name", "steps", "guidance", "cpu_s")] for r in section["rows"]]
+    return "\n" + markdown(head, rows) + f"\n({section['meta']['processor']}, {section['meta']['date'][:10]})\n"
 
 
 def plus_minus(cell: Row, digits: int) -> str:

@@ -26,7 +26,7 @@ _Others = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file to `app`."""
-    for command in (measure, fit, report, compare, evaluate):
+    for command in (measure, fit, report, compare, evaluate, history, tables):
         app.command()(command)
 
 
@@ -118,6 +118,34 @@ def report(
     from calibration.report import write
 
     write(Bundle(folder), html)
+
+
+def history(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The history: a file that gets one line more.")] = Path(
+        "calibration/data/history.jsonl"
+    ),
+) -> None:
+    """A small comparison of predictions and runs; fails only where a run is not what its schedule means."""
+    import shutil
+
+    from calibration.history import append, load, record
+
+    console, folder = Console(), Path("out/history")
+    shutil.rmtree(folder, ignore_errors=True)
+    append(out, record(folder, console))
+    for entry in load(out)[-5:]:
+        errors = ", ".join(f"{name} {error:+.1%}" for name, error in entry["errors"].items())
+        console.print(f"{entry['date']} {entry['commit']}: {errors}", highlight=False)
+
+
+def tables(
+    data: Annotated[Path, typer.Argument(help="The folder of folders with results.")] = Path("calibration/data"),
+    page: Annotated[Path, typer.Option(help="The page whose tables are replaced.")] = Path("docs/calibration.md"),
+) -> None:
+    """Puts the tables of all committed results into a page, each between its markers."""
+    from calibration.page import renew_all
+
+    renew_all(page, data)
 
 
 def _evaluate(folder: Path, console: Console) -> None:

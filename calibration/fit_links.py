@@ -43,7 +43,7 @@ class LinkFit:
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
-        mine = [s for s in samples if is_transfer(s, self.rate, alone=False)]
+        mine = transfers(samples, self.rate, self.host_ranks, alone=False)
         if not mine:
             raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
         return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
@@ -51,7 +51,7 @@ class LinkFit:
 
 def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
     """The line through transfers alone at one rate.  Raises ValueError if there is none."""
-    mine = [s for s in samples if is_transfer(s, rate, alone=True)]
+    mine = transfers(samples, rate, host_ranks)
     if not mine:
         raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
     line = fit_line(features(mine, host_ranks), seconds(mine), rng)
@@ -61,6 +61,20 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
     found = LinkFit(line, rate, jitter, host_ranks)
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
+
+
+def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
+    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card had
+    to do was done then."""
+    mine = [s for s in samples if is_transfer(s, rate, alone)]
+    if not host_ranks:
+        return mine
+    last: dict[tuple[object, ...], Sample] = {}
+    for sample in mine:
+        key = sample.round, sample.queued, sample.load, sample.number, sample.rank // host_ranks
+        if key not in last or sample.seconds > last[key].seconds:
+            last[key] = sample
+    return [*last.values()]
 
 
 def _local(samples: Sequence[Sample]) -> float:

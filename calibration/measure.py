@@ -127,12 +127,14 @@ class _Bench:
         it, which ran under load."""
         ready_s, rate, row_bytes = spans_s[:, :, 0].max(axis=0), self.settings.link_bytes_per_s, self.workload.row_bytes
         for rank, ended_s in enumerate(spans_s[:, :, 1]):
-            for (form, rows), start_s, end_s in [*zip(load, ready_s, ended_s, strict=True)][queued:]:
+            spans = [*enumerate(zip(load, ready_s, ended_s, strict=True))][queued:]
+            for number, ((form, rows), start_s, end_s) in spans:
                 if window is None or (window[0] <= start_s and end_s <= window[1]):
                     size, across = (float(n * row_bytes) for n in _fullest(np.array(rows), rank, self.hosts))
                     yield Sample(
                         "transfer", form, size, float(end_s - start_s), rank, float(window is not None), rate, queued,
                         across_bytes=across, uneven=len({*np.ravel(rows)}) > 1,
+                        number=number,
                     )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from sim.trace import Trace
 
 _BETWEEN = re.compile(r"(<!-- results -->\n).*(<!-- end of results -->)", re.DOTALL)
 
+_NAMED = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
 
 def table(folder: Path) -> str:
     """What stands between the markers: the table, how far it was off, and how it was made."""
@@ -29,6 +31,24 @@ def renew(page: Path, folder: Path) -> None:
     new = _BETWEEN.sub(lambda found: found[1] + table(folder) + found[2], text)
     with whole_file(page) as part:
         part.write_text(new)
+
+
+def renew_all(page: Path, data: Path) -> None:
+    """Replaces, for every folder of `data` with results, what stands between its markers in `page`:
+    `<!-- table NAME -->` and `<!-- end -->`.  Raises ValueError for a marker without results."""
+    text = page.read_text()
+
+    def filled(found: re.Match[str]) -> str:
+        return found[1] + section(data / found[2]) + found[3]
+
+    with whole_file(page) as part:
+        part.write_text(_NAMED.sub(filled, text))
+
+
+def section(folder: Path) -> str:
+    """The tables of one folder of results: cells, and errors by level."""
+    summary = results.load(folder / "results.json")
+    return f"{table(folder)}\n{results.levels_markdown(summary)}"
 
 
 def draw(picture: Path, folder: Path) -> None:

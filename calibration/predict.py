@@ -16,7 +16,7 @@ import numpy as np
 from calibration.bundle import Bundle
 from calibration.cells import Cell
 from calibration.fit import Fit, fitted, op_features
-from calibration.fit_links import features, is_transfer, seconds
+from calibration.fit_links import features, seconds, transfers
 from calibration.lines import Array
 from calibration.plan import Job, Plan
 from calibration.samples import Sample
@@ -141,5 +141,6 @@ def _ratios(samples: Sequence[Sample], number: int, kind: str, fit: Fit) -> floa
 
 
 def _transfer_ratio(samples: Sequence[Sample], number: int, fit: Fit) -> float:
-    mine = [s for s in samples if s.round == number and is_transfer(s, fit.link.rate, alone=True)]
+    some = [s for s in samples if s.round == number]
+    mine = transfers(some, fit.link.rate, fit.link.host_ranks)
     return float(np.median(seconds(mine) / fit.link.line.at(features(mine, fit.link.host_ranks))))

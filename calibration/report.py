@@ -13,7 +13,7 @@ import numpy as np
 from calibration import results
 from calibration.bundle import Bundle
 from calibration.fit import Fit, op_features
-from calibration.fit_links import features, is_transfer, seconds
+from calibration.fit_links import features, seconds, transfers
 from calibration.lines import Array, robust
 from calibration.plan import Plan
 from calibration.predict import cells, fit_of
@@ -98,7 +98,7 @@ def op_points(samples: Sequence[Sample], fit: Fit) -> Iterator[FitPoints]:
 
 def transfer_points(samples: Sequence[Sample], fit: Fit) -> FitPoints:
     """Medians of transfers of every size, dispatches and combines together, and the line."""
-    mine = [s for s in samples if is_transfer(s, fit.link.rate, alone=True) and not s.uneven]
+    mine = [s for s in transfers(samples, fit.link.rate, fit.link.host_ranks) if not s.uneven]
     found = features(mine, fit.link.host_ranks)
     return _points("transfers", found[:, 2], seconds(mine), fit.link.line.at(found))
 
@@ -123,7 +123,7 @@ def left_out(samples: Sequence[Sample], fit: Fit) -> Iterator[tuple[str, float, 
     for kind in COMPUTE_KINDS:
         mine = [s for s in samples if s.what == "op" and s.subject == kind and s.alone]
         yield kind, *_leave_one_out(op_features(mine), seconds(mine), _grouped(np.array([s.size for s in mine])))
-    moved = [s for s in samples if is_transfer(s, fit.link.rate, alone=True)]
+    moved = transfers(samples, fit.link.rate, fit.link.host_ranks)
     found = features(moved, fit.link.host_ranks)
     yield "transfers", *_leave_one_out(found, seconds(moved), _grouped(found[:, 2]))
 

@@ -25,7 +25,8 @@ class Sample:
 
     what "op": subject is the kind, size its FLOPs.  what "transfer": subject is "dispatch" or "combine", size the
     bytes of the fullest link from another rank to this one, across_bytes those through the fullest card of a host, on
-    machines that have hosts.  what "gap": subject is "launch", "collective" or "wake" (`Host`), size 0.
+    machines that have hosts; `number` is the same on all ranks of a transfer, within a job.  what "gap": subject is
+    "launch", "collective" or "wake" (`Host`), size 0.
     load: share of the time in which the other stream of the rank was busy.  queued: the link was busy until this
     transfer began.  uneven: ranks sent different amounts.  round: of measuring, on a machine that drifts.  outlier:
     see `mark`.  others: share of the processors that other programs had meanwhile.  clock_hz, temperature_c: of the
@@ -42,6 +43,7 @@ class Sample:
     round: int = 0
     across_bytes: float = 0.0
     uneven: bool = False
+    number: int = 0
     outlier: bool = False
     others: float = 0.0
     clock_hz: float | None = None

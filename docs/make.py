@@ -29,7 +29,7 @@ def speed() -> list[str]:
         for r in load("pictures")["rows"]
     ]
     meta = load("pictures")["meta"]
-    return ["| what | spans | best of five / s | at most / s |", "|---|---|---|---|", *rows, "",
+    return ["| what | spans | processor time, best of five / s | at most / s |", "|---|---|---|---|", *rows, "",
             f"({meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`)"]  # fmt: skip
 
 

@@ -80,7 +80,12 @@ class SwiGLU(nn.Module):
 
     def forward(self, rows_RD: Tensor) -> Tensor:
         """[R, D] to [R, D], row by row; R may be 0."""
-        out_RD: Tensor = self.down_proj(F.silu(self.gate_proj(rows_RD)) * self.up_proj(rows_RD))
+        gate_RI, up_RI = self.gate_proj(rows_RD), self.up_proj(rows_RD)
+        if torch.is_inference_mode_enabled():  # in place, or fresh pages take as long as a tenth of the products
+            inner_RI = F.silu(gate_RI, inplace=True).mul_(up_RI)
+        else:
+            inner_RI = F.silu(gate_RI) * up_RI
+        out_RD: Tensor = self.down_proj(inner_RI)
         return out_RD
 
 

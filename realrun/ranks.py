@@ -138,7 +138,8 @@ class Ranks:
     timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th (modulo)
     of the cores that this process may use (Linux).  backend: what the ranks' links are, and where they live (one with
     an `enter` moves each process there).  device: where their tensors are.  As with any multiprocessing, a program that
-    starts a pool needs its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end with it."""
+    starts a pool needs its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end
+    with it."""
 
     def __init__(
         self,

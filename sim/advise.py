@@ -22,7 +22,7 @@ from sim.network import Network
 from sim.rivals import contenders
 from sim.schedule import Schedule
 from sim.sweep_facts import FactBook, Facts
-from sim.vulnerability import Vulnerability, quality_cost
+from sim.vulnerability import Vulnerability
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
@@ -139,21 +139,12 @@ def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
     if outcome.error[0] is not None or np.isnan(outcome.makespan_s).any():
         return None
     gpu = isinstance(asked.cluster.compute, Gpu)
-    facts = FactBook(one.schedule).facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4)
-    quality = _quality(asked, one)
+    book = FactBook(one.schedule)
+    facts = book.facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4)
+    quality = None if asked.vulnerability is None else book.quality(one.workload, asked.vulnerability)
     against = tuple(_against(asked.limits, float(outcome.makespan_s[0]), facts, quality, asked.vulnerability))
     return Option(one.name, one.why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,
                   quality, against)  # fmt: skip
-
-
-def _quality(asked: Asked, one: _Candidate) -> float | None:
-    if asked.vulnerability is None:
-        return None
-    replay = one.workload.fits(one.schedule).replay
-    try:
-        return quality_cost(one.schedule, asked.vulnerability, None if replay is None else replay.ages)
-    except ValueError:
-        return None  # what stale keys and values cost, nobody has measured
 
 
 def _against(

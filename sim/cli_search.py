@@ -14,9 +14,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file; sim/sea
 Changes = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the file, as trials=100.")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the results; out/ and the file's name if not given.")
-]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the results; out/ and the file's name without it.")]
 
 
 def search(file: File, changes: Changes = None, out: Out = None) -> None:

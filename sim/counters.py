@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.buffers import worth
+from sim.cost import sorts
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -27,17 +28,23 @@ class Lives(NamedTuple):
     size: Array
 
 
-def counted(begin: Array, end: Array, size: npt.ArrayLike) -> tuple[Array, Array]:
-    """(moments, [moment] sum of the `size` of what is there from then on) of things from `begin` to `end` [thing].
+def counted(begin: Array, end: Array, *sizes: npt.ArrayLike) -> tuple[Array, ...]:
+    """(moments, [moment] sum of the first of `sizes` of what is there from then on, of the second, ...) of things from
+    `begin` to `end` [thing].
 
     Only moments at which something changes; neighbours that come to the same are left out."""
     times, at = np.unique(np.concatenate([begin, end]), return_inverse=True)
-    sizes = np.broadcast_to(np.asarray(size, dtype=np.float64), len(begin))
-    change = np.bincount(at[: len(begin)], sizes, len(times)) - np.bincount(at[len(begin) :], sizes, len(times))
-    now = np.cumsum(change)
+    sums = [_sum(at, np.broadcast_to(np.asarray(size, np.float64), len(begin)), len(times)) for size in sizes]
+    kept = np.any([np.diff(now, prepend=np.nan) != 0 for now in sums], axis=0)
+    return (times[kept], *(now[kept] for now in sums))
+
+
+def _sum(at: Positions, size: Array, moments: int) -> Array:
+    """[moment] what there is of `size`, of things that begin and end at the moments `at` (begins, then ends)."""
+    change = np.bincount(at[: len(size)], size, moments) - np.bincount(at[len(size) :], size, moments)
+    now: Array = np.cumsum(change)
     now[np.abs(now) < 1e-9 * np.abs(change).max(initial=0.0)] = 0.0  # not a rounding
-    kept = np.diff(now, prepend=np.nan) != 0
-    return times[kept], now[kept]
+    return now
 
 
 def received(schedule: Schedule) -> dict[str, Lives]:
@@ -54,28 +61,21 @@ def carried_bytes(schedule: Schedule, workload: Workload) -> tuple[Positions, Ar
 
     (positions [transfer], sent [transfer, rank], came [transfer, rank]).  `workload` must have been fitted to the
     schedule (`Workload.fits`).  Token counts and headers are left out."""
-    found: list[tuple[int, Array, Array]] = []
-    for at, op in enumerate(schedule.ops):
-        if op.kind in "DCK":
-            moved = workload.sent_bytes(schedule, op)
-            found.append((at, moved.sum(axis=1), moved.sum(axis=0)))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros((0, workload.ranks)), np.zeros((0, workload.ranks))
-    positions, sent, came = zip(*found, strict=True)
-    return np.array(positions), np.array(sent), np.array(came)
+    sort_of, first = sorts(schedule, workload)
+    moved = [workload.sent_bytes(schedule, op) if op.kind in "DCK" else None for op in first]
+    found = [(at, each) for at, n in enumerate(sort_of) if (each := moved[n]) is not None]
+    sent, came = (np.array([each.sum(axis=axis) for _, each in found]).reshape(-1, workload.ranks) for axis in (1, 0))
+    return np.array([at for at, _ in found], np.int64), sent, came
 
 
-def link_use(trace: Trace, rank: int, carried: tuple[Positions, Array, Array]) -> dict[str, tuple[Array, Array]]:
-    """Keys "sent" and "received" -> (moments, bytes a second of `rank` from then on), each transfer at one rate.
+def link_use(trace: Trace, rank: int, carried: tuple[Positions, Array, Array]) -> tuple[Array, ...]:
+    """(moments, bytes a second that `rank` sends from then on, those that it receives), each transfer at one rate.
 
     What a rank sends takes until its own end of the collective.  Ignores that flows of a transfer end one by one."""
     positions, *moved = carried
     begin, end = trace.start_s[rank, positions], trace.end_s[rank, positions]
     lasted = np.maximum(end - begin, 1e-12)
-    return {
-        what: counted(begin, end, each[:, rank] / lasted)
-        for what, each in zip(("sent", "received"), moved, strict=True)
-    }
+    return counted(begin, end, *(each[:, rank] / lasted for each in moved))
 
 
 def _lives(found: list[tuple[int, int, float]]) -> Lives:

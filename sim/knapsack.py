@@ -1,7 +1,7 @@
 """One choice for each of several items, two sums to be small: every choice that no other beats in both.
 
-Exact dynamic programming (the multiple-choice knapsack of Nemhauser and Ullmann, 1969) as long as the front stays short;
-a longer one is thinned to one choice a cell of the first sum, and says how far its first sums may then be off.  Pure
+Dynamic programming (multiple-choice knapsack; Nemhauser and Ullmann 1969), exact as long as the front stays short; a
+longer one is thinned to one choice a cell of the first sum, and says how far its first sums may then be off.  Pure
 functions of numbers; they refuse to know what is chosen."""
 
 from __future__ import annotations
@@ -71,4 +71,4 @@ def unbeaten(first: Array, second: Array) -> npt.NDArray[np.int64]:
     order = np.lexsort((second, first))
     least = np.minimum.accumulate(second[order])
     better = np.append(True, second[order][1:] < least[:-1])
-    return order[better]
+    return np.asarray(order[better])

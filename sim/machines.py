@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.batch import Batch, whole
-from sim.cluster import Cluster, Link
+from sim.cluster import Cluster, Link, Rate
 from sim.collectives import brings_counts, transfers
-from sim.cost import check_compute, op_launches, op_s
+from sim.cost import check_compute, compute_s, op_launches, op_s
 from sim.engine import LONGEST_S
 from sim.fabric import Fabric, routes_taken
+from sim.gpu import Gpu
 from sim.network import Network
 from sim.point import changed
 from sim.schedule import Op, Schedule
@@ -133,7 +134,7 @@ def costs_of(
     sort_of, ops = sorted_ops
     seconds = np.empty((len(ops), workload.ranks, machines.size))
     compute = [n for n, op in enumerate(ops) if not op.collective]
-    seconds[compute], kernels = _compute(schedule, workload, machines, [ops[n] for n in compute])
+    seconds[compute] = _compute(schedule, workload, machines, [ops[n] for n in compute])
     for n, op in enumerate(ops):
         if op.collective:
             seconds[n] = _collective(op, schedule, workload, machines)
@@ -142,8 +143,8 @@ def costs_of(
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {machines.first.name}")
     ranks = 1 if (seconds == seconds[:, :1]).all() else workload.ranks
     talks = np.array([op.collective for op in ops])[:, None]
-    launched = np.ones((len(ops), machines.size))
-    launched[compute] = kernels
+    kernels = [op_launches(op, schedule, workload, machines.first) for op in ops]
+    launched = np.repeat(np.array(kernels, np.float64)[:, None], machines.size, axis=1)
     mesh, alone = workload.mesh_of(schedule), ranks == 1
     link = isinstance(machines.first.link, Link)
     return Batch(
@@ -173,27 +174,34 @@ def _burst_s(op: Op, schedule: Schedule, machines: Machines) -> Array:
     return machines.number("link.burst_bytes") / rate
 
 
-def _compute(
-    schedule: Schedule, workload: Workload, machines: Machines, ops: Sequence[Op]
-) -> tuple[Array, npt.NDArray[np.float64]]:
-    """Seconds [op, rank, machine] and kernels [op, machine] of compute ops: each set of device's numbers once."""
+def _compute(schedule: Schedule, workload: Workload, machines: Machines, ops: Sequence[Op]) -> Array:
+    """Seconds [op, rank, machine] of compute ops: each set of the devices' numbers once, rates all together."""
     keys = [key for key in machines.numbers if key.startswith("compute.") and key != "compute.memory_bytes"]
     exchanges = workload.mesh is not None and workload.mesh.guidance > 1  # Z then waits for a link, too
     keys += [key for key in machines.numbers if key.startswith("link.") and exchanges]
-    if not keys:
-        which, sets = np.zeros(machines.size, np.int64), [0]
-    else:
-        values = np.stack([machines.numbers[key] for key in keys])
-        _, first, which = np.unique(values, axis=1, return_index=True, return_inverse=True)
-        sets = first.tolist()
+    found = np.empty((len(ops), workload.ranks, machines.size))
+    if keys and not exchanges and not isinstance(machines.first.compute, Gpu):
+        rates = _stacked(machines, machines.first.compute)
+        for row, op in zip(found, ops, strict=True):
+            row[:] = np.broadcast_to(compute_s(op, schedule, workload, rates), (machines.size, workload.ranks)).T
+        return found
+    values = np.array([machines.numbers[key] for key in keys]).reshape(len(keys), machines.size)
+    _, sets, which = np.unique(values, axis=1, return_index=True, return_inverse=True)
     seconds = np.empty((len(ops), workload.ranks, len(sets)))
-    kernels = np.empty((len(ops), len(sets)))
-    for n, machine in enumerate(sets):
+    for n, machine in enumerate(sets.tolist() if keys else [0]):
         cluster = machines.of_machine(machine) if keys else machines.first
         for i, op in enumerate(ops):
             seconds[i, :, n] = op_s(op, schedule, workload, cluster)
-            kernels[i, n] = op_launches(op, schedule, workload, cluster)
-    return seconds[:, :, which.ravel()], kernels[:, which.ravel()]
+    return seconds[:, :, which.ravel()] if keys else np.broadcast_to(seconds[:, :, :1], found.shape)
+
+
+def _stacked(machines: Machines, rates: Mapping[str, Rate]) -> Mapping[str, Rate]:
+    """Rates with arrays [machine, 1], of which sim.cost.compute_s makes seconds [machine, rank]."""
+
+    def many(kind: str, name: str) -> Any:
+        return machines.number(f"compute.{kind}.{name}")[:, None]
+
+    return {kind: Rate(many(kind, "fixed_s"), many(kind, "flops_per_s")) for kind in rates}
 
 
 def _collective(op: Op, schedule: Schedule, workload: Workload, machines: Machines) -> Array:

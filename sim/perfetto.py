@@ -1,8 +1,8 @@
 """Traces as one file for ui.perfetto.dev (Chrome's JSON trace format): every rank of every trace is a process, its
 streams are threads, its spans are slices, a flow joins dispatch, experts, combine and the residuals that add it.
 
-Counters of every rank: layers' worth of received rows that are kept, and transfers under way; or, where the workload is
-at hand, GB/s that its links send and receive, and GB of its memory, all and by what waits (sim/memory_time.py).
+Counters of every rank: layers' worth of received rows that are kept, and transfers under way; where the workload is at
+hand instead GB/s that its links send and receive, and GB of its memory, all and by what waits (sim/memory_time.py).
 
 Times in the file are microseconds, in whole nanoseconds, so that slices that touch do not overlap."""
 
@@ -150,24 +150,23 @@ def _flow(flow_id: int, chain: list[int], middle: Nanoseconds, pid: int, tids: N
 def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[Event]:
     """What the rank keeps and what its links carry, whenever that changes; see the top of the file."""
     start, end, talks = trace.start_s[rank], trace.end_s[rank], trace.on_communication
-    for what, (born, dies, size) in needs.received.items():
-        yield from _counter(what, "layers", pid, *counted(start[born], end[dies], size))
-    if needs.carried is None:
-        yield from _counter("transfers under way", "transfers", pid, *counted(start[talks], end[talks], 1.0))
-    else:
-        for what, (times, rate) in link_use(trace, rank, needs.carried).items():
-            yield from _counter(f"link, {what}", "GB/s", pid, times, rate / 1e9)
-    if needs.memories is not None:
-        held = needs.memories[rank]
-        waiting = {f"memory, {what}": size for what, size in held.bytes_of.items() if what != WORKING}
-        for name, size in {"memory": held.total_bytes, **waiting}.items():
-            kept = np.diff(size, prepend=np.nan) != 0
-            yield from _counter(name, "GB", pid, held.times_s[kept], size[kept] / 1e9)
+    if needs.carried is None or needs.memories is None:
+        for what, (born, dies, size) in needs.received.items():
+            yield from _counter(what, ("layers",), pid, *counted(start[born], end[dies], size))
+        yield from _counter("transfers under way", ("transfers",), pid, *counted(start[talks], end[talks], 1.0))
+        return
+    times, *rates = link_use(trace, rank, needs.carried)
+    yield from _counter("link", ("sent GB/s", "received GB/s"), pid, times, *(rate / 1e9 for rate in rates))
+    held = needs.memories[rank]
+    waiting = {f"memory, {what}": size for what, size in held.bytes_of.items() if what != WORKING}
+    for name, size in {"memory": held.total_bytes, **waiting}.items():
+        kept = np.diff(size, prepend=np.nan) != 0
+        yield from _counter(name, ("GB",), pid, held.times_s[kept], size[kept] / 1e9)
 
 
-def _counter(name: str, unit: str, pid: int, times_s: Array, values: Array) -> Iterator[Event]:
-    for ts, value in zip(_nanoseconds(times_s).tolist(), values.tolist(), strict=True):
-        yield {"ph": "C", "name": name, "ts": ts / 1e3, "pid": pid, "args": {unit: value}}
+def _counter(name: str, units: tuple[str, ...], pid: int, times_s: Array, *values: Array) -> Iterator[Event]:
+    for ts, now in zip((_nanoseconds(times_s) / 1e3).tolist(), np.array(values).T.tolist(), strict=True):
+        yield {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(zip(units, now, strict=True))}
 
 
 def _args(op: Op) -> Event:

@@ -21,6 +21,7 @@ from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.settings import DEFAULTS, TIMES
+from sim.vulnerability import Vulnerability
 from sim.workload import MODELS, ModelShape, Workload
 
 CELLS_UP_TO = 100_000  # steps x layers: some 10 s and 1 GB
@@ -34,10 +35,12 @@ class Sources:
     models: Mapping[str, ModelShape] = field(default_factory=dict)
     schedules: Mapping[str, str] = field(default_factory=dict)  # text files only
     routings: Mapping[str, Routing] = field(default_factory=dict)
+    vulnerabilities: Mapping[str, Vulnerability] = field(default_factory=dict)
 
     def digest(self, key: str, value: object) -> str:
         """What the content behind the setting `key=value` is known by; "" where the value says all."""
-        held: Any = {"cluster": self.clusters, "model": self.models, "schedule": self.schedules}.get(key, {})
+        held: Any = {"cluster": self.clusters, "model": self.models, "schedule": self.schedules,
+                     "vulnerability": self.vulnerabilities}.get(key, {})  # fmt: skip
         found = held.get(value.split()[0] if key == "schedule" and isinstance(value, str) else value)
         if key == "routing" and value in self.routings:
             return hashlib.blake2b(self.routings[str(value)].counts.tobytes(), digest_size=8).hexdigest()
@@ -49,9 +52,11 @@ class Sources:
 
 def read_sources(values: Mapping[str, list[Any]], problems: list[str]) -> Sources:
     """What the settings name: setting -> its values.  `problems` gets a line for each that cannot be read."""
-    readers: dict[str, Callable[[str], Any]] = {"cluster": cluster_tables, "model": load_model, "schedule": _text_of,
-                                                "routing": Routing.load}  # fmt: skip
-    held: dict[str, dict[str, Any]] = {"cluster": {}, "model": {}, "schedule": {}, "routing": {}}
+    readers: dict[str, Callable[[str], Any]] = {
+        "cluster": cluster_tables, "model": load_model, "schedule": _text_of, "routing": Routing.load,
+        "vulnerability": Vulnerability.load,
+    }  # fmt: skip
+    held: dict[str, dict[str, Any]] = {"cluster": {}, "model": {}, "schedule": {}, "routing": {}, "vulnerability": {}}
     for key, read in readers.items():
         for value in values.get(key, []):
             if isinstance(value, str) and value.strip():
@@ -61,7 +66,7 @@ def read_sources(values: Mapping[str, list[Any]], problems: list[str]) -> Source
                 except (ValueError, OSError) as error:
                     problems.append(f"{key}: {_said(error, name)}")
     texts = {name: text for name, text in held["schedule"].items() if text is not None}
-    return Sources(held["cluster"], held["model"], texts, held["routing"])
+    return Sources(held["cluster"], held["model"], texts, held["routing"], held["vulnerability"])
 
 
 def _said(error: Exception, name: str) -> str:

@@ -117,7 +117,8 @@ def rows_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> list[str]:
 def _telling(table: pd.DataFrame) -> list[str]:
     differ = [name for name in table.columns if name not in RESULTS and name != "key" and table[name].nunique() > 1]
     refused = ["error"] if table["error"].notna().any() else []
-    return ["key", *differ, *(name for name in RESULTS if name not in _NEVER_SHOWN), *refused]
+    told = [name for name in RESULTS if name not in _NEVER_SHOWN and table[name].notna().any()]
+    return ["key", *differ, *told, *refused]
 
 
 def _cell(name: str, value: Any) -> str:

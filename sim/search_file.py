@@ -1,6 +1,6 @@
 """A search as a file.
 
-    search: settings                                       which settings of a point (sim/point.py) are best, by Optuna
+    search: settings                                       which settings (sim/settings.py) are best, by Optuna
     base: {schedule: interweaved, steps: 50, model: XL, cluster: 8x-rtx4090}
     axes:                                                  values or ranges, as in a sweep
       schedule.stride: [0, 5, 10]
@@ -34,17 +34,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sim.cluster import Cluster
 from sim.formula import Formula
 from sim.layerwise import Mode
-from sim.point import DEFAULTS, Sources, build, read_sources, settings_problems
+from sim.point import Sources, build, read_sources
 from sim.schedule import Schedule
 from sim.search_layers import MORE_MODES
-from sim.sweep_file import Sweep, read_tables, sweep_of
+from sim.settings import DEFAULTS, settings_problems
+from sim.sweep import Sweep
+from sim.sweep_file import read_tables, sweep_of
 from sim.sweep_rows import RESULTS
 from sim.tables import readable
 from sim.vulnerability import Vulnerability
 from sim.workload import Workload
-from sim.cluster import Cluster
 
 IMAGE_COST = "image_cost"
 _GOALS = (*(name for name in RESULTS if name not in ("engine", "error", "memory_fits")), IMAGE_COST)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from sim.knapsack import Front, front
 from sim.layerwise import Mode, layerwise, mean_ages
-from sim.schedule import Schedule, ScheduleError
+from sim.schedule import Schedule
 from sim.vulnerability import Vulnerability, shares_of
 
 Array = npt.NDArray[np.float64]
@@ -93,7 +93,8 @@ class LayerSearch:
         self.steps, self.layers, self.modes, self.cost = steps, layers, tuple(modes), cost
         self.timed, self.top_k = timed, top_k
         self.each_s = np.array([timed(self.schedule(np.full(layers, m))) for m in range(len(modes))]) / layers
-        self.errors: list[float] = []  # timed over said, of all schedules timed so far
+        self.timings: dict[tuple[int, ...], float] = {}  # choice -> seconds
+        self.errors: list[float] = []  # timed over said, of all of them
         self.front: Front = front(np.tile(self.each_s, (layers, 1)), cost.alone)
 
     def schedule(self, choice: Choice) -> Schedule:
@@ -115,6 +116,10 @@ class LayerSearch:
         """The largest share by which a schedule was faster than its layers say."""
         return max([0.0, *(-error for error in self.errors)])
 
+    def known(self, choice: Choice) -> None:
+        """Times a choice that somebody thought of: nothing is found that is worse."""
+        self._time(choice)
+
     def best(self, limit_s: float, tries: int = 12) -> Found:
         """The least costly schedule found that takes `limit_s` at most, timed; its bound is of what any could cost.
 
@@ -122,24 +127,45 @@ class LayerSearch:
         low, high = (self.front.best_within(limit_s * share) for share in self._window())
         for point in np.unique(np.linspace(high, low, tries).astype(int))[::-1]:
             choice = self._refined(self._arranged(self.front.choices[point]), max(limit_s, self.front.first[point]))
-            if self._can_be(choice) and (seconds := self._time(choice)) <= limit_s:
-                return self._found(choice, seconds, self._least_cost(limit_s))
-        raise ValueError(f"no choice was found to take {limit_s:g} s at most, in {tries} tries")
+            if self._can_be(choice) and self._time(choice) <= limit_s:
+                break
+        fast = [choice for choice in self.timings if self.timings[choice] <= limit_s]
+        if not fast:
+            raise ValueError(f"no choice was found to take {limit_s:g} s at most, in {tries} tries")
+        choice = self._exchanged(np.array(min(fast, key=self._cost_of)), limit_s, tries)
+        return self._found(choice, self._least_cost(limit_s))
 
     def fastest(self, limit: float, tries: int = 12) -> Found:
         """The fastest schedule found that costs `limit` at most, timed.
 
         Raises ValueError if none was found."""
-        best: Found | None = None
         within = [n for n, choice in enumerate(self.front.choices) if self.cost.of(choice) <= limit * (1 + 1e-9)]
         for point in within[:tries]:
             choice = self._quickened(self._arranged(self.front.choices[point]), limit)
-            if self._can_be(choice) and (best is None or self.each_s[choice].sum() < best.seconds):
-                found = self._found(choice, self._time(choice), None)
-                best = found if best is None or found.seconds < best.seconds else best
-        if best is None:
+            if self._can_be(choice):
+                self._time(choice)
+        cheap = [choice for choice in self.timings if self._cost_of(choice) <= limit * (1 + 1e-9)]
+        if not cheap:
             raise ValueError(f"no choice was found to cost {limit:g} at most")
-        return best
+        return self._found(np.array(min(cheap, key=lambda choice: self.timings[choice])), None)
+
+    def _exchanged(self, choice: Choice, limit_s: float, tries: int) -> Choice:
+        """The choice after exchanging modes as long as that costs less, and is timed to be fast enough."""
+        while True:
+            cost = self.cost.of(choice) * (1 - 1e-9)
+            perhaps = limit_s / (1 - self.fastest_error)
+            less = [
+                (spent, tuple(other))
+                for other in self._neighbours(choice)
+                if self.each_s[other].sum() <= perhaps and (spent := self.cost.of(other)) < cost and self._can_be(other)
+            ]
+            better = (np.array(other) for _, other in sorted(less)[:tries] if self._time(np.array(other)) <= limit_s)
+            if (other := next(better, None)) is None:
+                return choice
+            choice = other
+
+    def _cost_of(self, choice: tuple[int, ...]) -> float:
+        return self.cost.of(np.array(choice))
 
     def _window(self) -> tuple[float, float]:
         """Of what layers may say of a schedule, as shares of what it may take: surely fast enough, perhaps so."""
@@ -151,9 +177,11 @@ class LayerSearch:
             return None
         return self.front.least_second(limit_s / (1 - self.fastest_error))
 
-    def _found(self, choice: Choice, seconds: float, bound: float | None) -> Found:
+    def _found(self, choice: Choice, bound: float | None) -> Found:
         modes = tuple(self.modes[m] for m in choice)
-        return Found(modes, seconds, float(self.each_s[choice].sum()), self.cost.of(choice), bound)
+        return Found(
+            modes, self.timings[tuple(choice.tolist())], float(self.each_s[choice].sum()), self.cost.of(choice), bound
+        )
 
     def _arranged(self, choice: Choice) -> Choice:
         """Where layers cost the same, modes are spread evenly over them: what is heavy then lies beside what is not."""
@@ -164,13 +192,15 @@ class LayerSearch:
         return np.array([mode for _, mode in sorted(places)])
 
     def _time(self, choice: Choice) -> float:
-        seconds, said = self.timed(self.schedule(choice)), float(self.each_s[choice].sum())
-        self.errors.append(seconds / said - 1)
-        return seconds
+        key = tuple(choice.tolist())
+        if key not in self.timings:
+            self.timings[key] = self.timed(self.schedule(choice))
+            self.errors.append(self.timings[key] / float(self.each_s[choice].sum()) - 1)
+        return self.timings[key]
 
     def _can_be(self, choice: Choice) -> bool:
         """Whether there is such a schedule: not with a single stale layer."""
-        return sum(self.modes[m].stale for m in choice) != 1
+        return [self.modes[m].stale for m in choice].count(True) != 1
 
     def _refined(self, choice: Choice, limit_s: float) -> Choice:
         """The choice after exchanging one mode, or the modes of two layers, as long as that costs less."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.evaluate import Evaluator
 from sim.gpu import DTYPES, Gpu
-from sim.layerwise import layerwise
+from sim.layerwise import Mode, layerwise
 from sim.load import load_schedule
 from sim.memory import memory
 from sim.output import whole_file
@@ -66,7 +66,7 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
     tell("timing mixtures")
     layers.probe(search.probes, search.seed)
     low, high = layers.front.first[[0, -1]]
-    rows, seen = [], set[tuple[int, ...]]()
+    rows, seen = list[Row](), set[tuple[Mode, ...]]()
     for limit_s in np.geomspace(low * 1.02, high * 1.001, search.points):
         tell(f"at most {limit_s:.3g} s")
         found = layers.best(float(limit_s))

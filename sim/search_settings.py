@@ -16,7 +16,7 @@ import numpy as np
 from sim.formula import Formula
 from sim.point import build_model, build_schedule
 from sim.search_file import IMAGE_COST, SettingsSearch
-from sim.sweep_file import Axis
+from sim.sweep import Axis
 from sim.sweep_points import Chunk
 from sim.sweep_rows import rows_of
 from sim.vulnerability import quality_cost
@@ -53,8 +53,9 @@ def opened(search: SettingsSearch, journal: Path) -> Study:
     name = f"{search.sweep.digest} {' '.join(search.minimize)} {' and '.join(search.limits)}".strip()
     if others := [other for other in optuna.get_all_study_names(storage) if other != name]:
         raise ValueError(f"{journal}: holds the trials of another search ({others[0]}); give another folder")
-    directions = ["minimize"] * len(search.minimize)
-    study = optuna.create_study(directions=directions, storage=storage, study_name=name, load_if_exists=True)
+    study = optuna.create_study(
+        directions=["minimize" for _ in search.minimize], storage=storage, study_name=name, load_if_exists=True
+    )
     many = len(search.minimize) > 1
     sampler = optuna.samplers.NSGAIISampler if many else optuna.samplers.TPESampler
     study.sampler = sampler(seed=(search.seed + 7919 * len(study.trials)) % 2**32)  # not the same draws after a stop
@@ -95,9 +96,9 @@ def _tell(search: SettingsSearch, study: Study, trial: Trial, row: Row) -> None:
     from optuna.trial import TrialState
 
     trial.set_user_attr("told", True)
-    values = [row.get(goal) for goal in search.minimize]
-    if row["error"] is not None or any(value is None or not math.isfinite(value) for value in values):
-        trial.set_user_attr("error", row["error"] or f"no {search.minimize[values.index(None)]} is known")
+    values = [math.nan if row.get(goal) is None else float(row[goal]) for goal in search.minimize]
+    if row["error"] is not None or not np.isfinite(values).all():
+        trial.set_user_attr("error", row["error"] or f"of {', '.join(search.minimize)} one is not known")
         study.tell(trial, state=TrialState.FAIL)
         return
     columns = {key: np.array([value]) for key, value in row.items() if value is not None}

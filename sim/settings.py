@@ -2,6 +2,7 @@
 
     schedule, steps, model, pixels, images, ranks, wire, dtype, grouped, guidance, mesh, placement, imbalance, keep,
     routing, routing_seed, cluster, seed        as the options of `python -m sim simulate`
+    vulnerability                               what staleness costs: a name or a file (sim/vulnerability.py)
     schedule.KEY                                a setting of the schedule (`python -m sim schedules` lists them)
     model.KEY                                   a field of the model's shape, as model.hidden
     cluster.KEY                                 any number or word of the cluster's file, as cluster.link.bytes_per_s;
@@ -53,10 +54,14 @@ class Plain(BaseModel):
     routing: str | None = None
     routing_seed: Seed | None = None
     seed: Seed | None = None
+    vulnerability: str | None = None
 
 
 DEFAULTS: dict[str, Any] = {name: None if info.is_required() else info.default
                             for name, info in Plain.model_fields.items()}  # fmt: skip
+
+
+_SHAPE = [each.name for each in fields(ModelShape) if each.name != "name"]
 
 
 def setting_kind(key: str, values: Sequence[Any] = ()) -> str:
@@ -74,7 +79,9 @@ def setting_kind(key: str, values: Sequence[Any] = ()) -> str:
 
 _COLUMNS = {int: "int64", float: "double", bool: "bool", str: "string"}
 _PLAIN = {
-    **dict.fromkeys(("schedule", "cluster", "model", "wire", "dtype", "mesh", "placement", "routing"), "string"),
+    **dict.fromkeys(
+        ("schedule", "cluster", "model", "wire", "dtype", "mesh", "placement", "routing", "vulnerability"), "string"
+    ),
     **dict.fromkeys(("grouped", "guidance"), "bool"),
     **dict.fromkeys(("imbalance", "keep"), "double"),
 }
@@ -88,18 +95,25 @@ def value_problem(key: str, value: Any) -> str:
         return _plain_problem(key, value)
     if not key.startswith(HOUSES):
         return f"there is no such setting; there are {', '.join(Plain.model_fields)}, schedule.*, model.*, cluster.*"
-    if key.startswith("schedule."):
-        known: list[str] = [each.name for each in fields(Settings) if each.metadata]
-        name = key.removeprefix("schedule.")
-        return "" if name in known else f"schedules have no setting {name}; the settings are {', '.join(known)}"
-    if key.startswith("model."):
-        shape = [each.name for each in fields(ModelShape) if each.name != "name"]
-        return "" if key[6:] in shape else f"models have no {key[6:]}; there are {', '.join(shape)}"
+    if key.startswith(("schedule.", "model.")):
+        house, _, name = key.partition(".")
+        known = [each.name for each in fields(Settings) if each.metadata] if house == "schedule" else _SHAPE
+        if name not in known:
+            return f"{house}s have no {name}; there are {', '.join(known)}"
+        return _kind_problem(setting_kind(key), value)
     if key.startswith(TIMES) and not key.startswith("times.cluster."):
         return "only numbers of the cluster can be multiplied: times.cluster.KEY"
     if key.startswith(TIMES) and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
         return f"{value!r} should be a factor above 0"
     return ""
+
+
+def _kind_problem(kind: str, value: Any) -> str:
+    kinds: dict[str, tuple[type, ...]] = {"int64": (int,), "double": (int, float), "bool": (bool,), "string": (str,)}
+    if type(value) in kinds[kind] and value == value:
+        return ""
+    wanted = {"int64": "a whole number", "double": "a number", "bool": "true or false", "string": "a text"}[kind]
+    return f"{value!r} should be {wanted}"
 
 
 def _plain_problem(key: str, value: Any) -> str:

@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim.point import Sources
 from sim.settings import DEFAULTS, setting_kind
 
+NAMING = {"cluster": "clusters", "model": "models", "schedule": "schedules", "routing": "routings",
+          "vulnerability": "vulnerabilities"}  # fmt: skip
+
 
 class Plan(BaseModel):
     """How points are drawn: a grid has every combination; the others draw `points` of them, seeded."""
@@ -60,8 +63,8 @@ class Sweep:
         values = {"base": dict(self.base), "axes": [repr(axis) for axis in self.axes]}
         held = [
             (key, name, self.sources.digest(key, name))
-            for key in ("cluster", "model", "schedule", "routing")
-            for name in sorted(getattr(self.sources, f"{key}s"))
+            for key, place in NAMING.items()
+            for name in sorted(getattr(self.sources, place))
         ]
         text = json.dumps([values, self.plan.model_dump(), self.filters, held], sort_keys=True, default=str)
         return blake2b(text.encode(), digest_size=8).hexdigest()

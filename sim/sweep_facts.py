@@ -16,6 +16,7 @@ from sim.kernels import parameters
 from sim.memory import Reserve, memory
 from sim.report import sent_bytes
 from sim.schedule import Schedule
+from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import Workload
 
 
@@ -54,8 +55,8 @@ class FactBook:
         Raises ValueError if schedule and workload do not fit each other."""
         workload.fits(self.schedule)
         shape = replace(workload.model, latent=workload.model.patch)
-        key = (shape, workload.ranks, workload.mesh, workload.guidance, workload.placement and id(workload.placement))
-        if workload.routing is not None:  # tokens count one by one
+        key = (shape, workload.ranks, workload.mesh, workload.guidance)
+        if workload.routing is not None or workload.placement is not None:  # tokens count one by one
             unit = _unit(self.schedule, workload)
         elif key in self._units:
             unit = self._units[key]
@@ -66,6 +67,14 @@ class FactBook:
         weights = parameters(workload.model, workload.held_experts(self.schedule)) * element_bytes
         held = weights + growing * (1 + Reserve().slack) + unit.fixed
         return Facts(*unit.ages, unit.sent_rows * share * workload.row_bytes, held)
+
+    def quality(self, workload: Workload, vulnerability: Vulnerability) -> float | None:
+        """The estimated cost of staleness and of few steps; None where nobody knows (stale keys and values)."""
+        replay = workload.fits(self.schedule).replay
+        try:
+            return quality_cost(self.schedule, vulnerability, None if replay is None else replay.ages)
+        except ValueError:
+            return None
 
 
 def _unit(schedule: Schedule, workload: Workload) -> _Unit:

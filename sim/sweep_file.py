@@ -54,7 +54,9 @@ def read_sweep(path: Path | str, changes: Sequence[str] = ()) -> Sweep:
 
 
 def sweep_of(tables: Any, path: Path | str) -> Sweep:
-    """The sweep that `tables` write, which `path` holds.  Raises ValueError with a line for everything that is wrong."""
+    """The sweep that `tables` mean, which `path` holds.
+
+    Raises ValueError with a line for everything that is wrong."""
     problems = list[str]()
     try:
         file = _File.model_validate(tables)

@@ -12,6 +12,7 @@ A point that cannot be run has the reason as its `error` and no results.  The co
     communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks;
                                         these three as far as the engine says them (SimPy says all)
     mean_age_steps, oldest_age_steps, oldest_attention_steps, sent_bytes, memory_bytes      see sim/sweep_facts.py
+    quality                             estimated distance to the images of many synchronous steps, of `vulnerability`
     memory_fits                         whether the cluster's GPU has that; none where it has no GPU
     engine, error                       who ran it (sim/engines.py); why nobody did
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 _FLOATS = (
     "makespan_s", "images_per_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s",
-    "communication_share", *Facts._fields,
+    "communication_share", *Facts._fields, "quality",
 )  # fmt: skip
 RESULTS = (*_FLOATS, "memory_fits", "engine", "error")
 _KINDS = {**dict.fromkeys(_FLOATS, "double"), "memory_fits": "bool", "engine": "string", "error": "string"}
@@ -105,6 +106,9 @@ def _fill(
         found["error"][at] = str(reason) or "out of memory"
         return
     _note(found, at, outcomes, facts, workload.images_in_all)
+    if shape.get("vulnerability") is not None:
+        costs = sources.vulnerabilities[shape["vulnerability"]]
+        found["quality"][at] = book.quality(workload, costs)
     if "peak" in tables["compute"]:
         limit = changes.get("cluster.compute.memory_bytes", np.full(len(at), tables["compute"]["memory_bytes"]))
         limit = limit * changes.get("times.cluster.compute.memory_bytes", 1.0)

@@ -8,6 +8,7 @@ it refuses to know what a point means."""
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -113,6 +114,7 @@ def _cut(stretches: list[tuple[int, int]], borders: list[int]) -> Iterator[tuple
 def _distribute(client: Any, ahead: _Ahead, sources: Sources, tell: Tell) -> None:
     """Keeps every worker supplied.  Suspects, points whose worker died, are run again when nothing else is."""
     wait = distributed().wait
+    _await_workers(client)
     shared = client.submit(_same, sources, pure=False)  # a task, so that it is made again if its worker dies
     flying: dict[Any, Chunk] = {}
     suspects: deque[Chunk] = deque()
@@ -127,6 +129,13 @@ def _distribute(client: Any, ahead: _Ahead, sources: Sources, tell: Tell) -> Non
         done, _ = wait([*flying], return_when="FIRST_COMPLETED")
         for future in done:
             _take(future, flying.pop(future), ahead, suspects, alone, tell)
+
+
+def _await_workers(client: Any) -> None:
+    """Waits for a first worker; says so if there is none yet, since nothing else would be seen."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        print("waiting for a first worker ...", file=sys.stderr, flush=True)
+        client.wait_for_workers(1)
 
 
 def _send(client: Any, chunk: Chunk | None, shared: Any, flying: dict[Any, Chunk]) -> None:

@@ -173,9 +173,9 @@ def test_link_counters_add_up_to_the_bytes_that_were_sent(schedule: Schedule, tm
     sent = sum(sent_bytes(schedule, workload).values(), np.zeros(2))
     for pid in (1, 2):
         for what, total in [("sent", sent[pid - 1]), ("received", sent[2 - pid])]:
-            mine = [e for e in found if e["ph"] == "C" and e["name"] == f"link, {what}" and e["pid"] == pid]
-            assert mine[-1]["args"]["GB/s"] == 0
-            carried = sum(a["args"]["GB/s"] * (b["ts"] - a["ts"]) * 1e3 for a, b in pairwise(mine))
+            mine = [e for e in found if e["ph"] == "C" and e["name"] == "link" and e["pid"] == pid]
+            assert mine[-1]["args"][f"{what} GB/s"] == 0
+            carried = sum(a["args"][f"{what} GB/s"] * (b["ts"] - a["ts"]) * 1e3 for a, b in pairwise(mine))
             assert carried == pytest.approx(total, rel=0.01)  # times are whole nanoseconds
 
 

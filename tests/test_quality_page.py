@@ -24,7 +24,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_table_is_in_the_page(page: ModuleType) -> None:
     text = (ROOT / "docs" / "quality.md").read_text()
     tables = page.tables(FOUND)
-    assert {*tables} == {"steps10", "steps20", "steps50", "guided", "parts", "scores", "claims", "estimate"}
+    assert {*tables} == {"steps10", "steps20", "steps50", "guided", "parts", "scores", "claims", "estimate", "speed"}
     for name, table in tables.items():
         assert f"<!-- {name} -->\n{table}<!-- end -->" in text, name
 

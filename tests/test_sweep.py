@@ -35,6 +35,7 @@ from sim.sweep_points import Points, row_keys
 from sim.sweep_rows import rows_of
 from sim.sweep_run import Workers, run_sweep
 from sim.sweep_store import Store, opened, part_bytes
+from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
 Make = Callable[..., Sweep]
@@ -92,7 +93,7 @@ filters: [imagess > 3, images <]
         "axes.keep: low=0.9 should be below high=0.1", "axes.images: is in base, too", "axes.foo: is in base, too",
         "base.steps: 0: input should be greater", "base.wire: 'int7': input should be 'float64'",
         "base.foo: there is no such setting", "axes.images[1]: -16: input", "axes.images[2]: 'x': input",
-        "axes.schedule.colour[0]: schedules have no setting colour", "plan.points=3 has no effect on a grid",
+        "axes.schedule.colour[0]: schedules have no colour", "plan.points=3 has no effect on a grid",
         "filters[0]: 'imagess > 3': there is no setting imagess", "filters[1]: 'images <' cannot be read",
         "cluster: no cluster is called 8x-h1000", "model: unknown model 'XX'", "schedule: unknown schedule 'nope'",
     ):  # fmt: skip
@@ -115,6 +116,9 @@ filters: [imagess > 3, images <]
         (("[sync,", "[sync, 3,"), "all numbers, or all texts"),
         (("[1, 2]", "[1, [2]]"), "should be one value"),
         (("steps: 3", "steps: 3, wire: off"), "wire: False"),
+        (("steps: 3", "steps: 3, schedule.forced: 1"), r"base\.schedule\.forced: 1 should be a text"),
+        (("steps: 3", "steps: 3, schedule.stride: '2'"), r"base\.schedule\.stride: '2' should be a whole number"),
+        (("steps: 3", "steps: 3, model.adaln: 1"), r"base\.model\.adaln: 1 should be true or false"),
     ],
 )
 def test_a_file_with_a_fault_is_refused_before_anything_runs(make: Make, change: tuple[str, str], words: str) -> None:
@@ -254,6 +258,18 @@ def test_facts_of_one_workload_serve_others_in_proportion(name: str) -> None:
         assert facts.memory_bytes == pytest.approx(memory(schedule, workload, 2).peak_bytes, rel=1e-12)
         sent = sum(each.mean() for each in sent_bytes(schedule, workload).values())
         assert facts.sent_bytes == pytest.approx(sent, rel=1e-12)
+
+
+def test_quality_is_estimated_where_a_vulnerability_is_named(make: Make) -> None:
+    sweep = make(SMALL.replace("steps: 3", "steps: 3, vulnerability: digits").replace("dice]", "dice, distrifusion]"))
+    costs, points = Vulnerability.load("digits"), Points(sweep)
+    for first, name in zip(points.borders, ("sync", "displaced", "dice", "distrifusion"), strict=False):
+        rows = rows_of(points.chunk(first, first + 2), sweep.sources).to_pylist()
+        want = None if name == "distrifusion" else quality_cost(load_schedule(name, 3, 4), costs)
+        assert [(row["schedule"], row["quality"]) for row in rows] == [(name, want)] * 2
+    assert sweep.digest != make(SMALL).digest
+    with pytest.raises(ValueError, match="vulnerability: no vulnerability is called moths"):
+        make(SMALL.replace("steps: 3", "steps: 3, vulnerability: moths"))
 
 
 def test_modelled_routing_is_looked_at_point_by_point() -> None:
