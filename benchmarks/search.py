@@ -39,7 +39,7 @@ MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 10
 CLUSTERS, BATCHES = ("8x-rtx4090", "8x-h100"), (4, 16, 32)
 RULES = ("deep", "shallow", "staggered")
 TRIES = 8
-ORDER_STEPS, ORDER_TRIALS = 9, 150
+ORDER_STEPS, ORDER_TRIALS = 9, 120
 TARGET = Path(__file__).parent / "results" / "search.json"
 Row = dict[str, Any]
 
