@@ -41,6 +41,7 @@ def distributed() -> Any:
 
 @contextmanager
 def client_of(workers: Workers) -> Iterator[Any]:
+    """A dask client to them, as long as the block lasts."""
     dask, there = import_module("dask"), distributed()
     if workers.scheduler is not None:
         with _connected(workers.scheduler) as client:
