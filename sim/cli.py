@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli_advise import advise, sensitivity
+from sim.cli_cluster import cluster as tell_cluster
 from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.cli_profile import read_back
 from sim.cli_reference import reference
@@ -57,6 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("advise")(advise)
+app.command("cluster")(tell_cluster)
 app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
 app.command("search")(search)

@@ -66,7 +66,8 @@ def moving_parts(
         for n, moved in enumerate(transfers(op, schedule, workload, fabric, team)):
             moving_s = fabric.moving_s(moved)
             start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
-            yield Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, team, n), tuple(team))
+            ticks = start * ticks_per_s, whole * ticks_per_s, fabric.factor(moved)
+            yield Moving(fabric, moved, *ticks, (key, team, n), tuple(team))
 
     teams = [workload.teams(schedule, op) if op.collective else () for op in ops]
     found = [[[*moving(op, team, n)] for team in teams[n]] for n, op in enumerate(ops)]

@@ -27,12 +27,14 @@ _OF_NOW = 1e-15  # or, late in long runs, less than the clock can tell
 
 @dataclass(frozen=True, eq=False)
 class Moving:
-    """One transfer of a collective: start_ticks, then a flow for each pair of ranks that has bytes."""
+    """One transfer of a collective: start_ticks, then a flow for each pair of ranks that has bytes; each tick of both
+    takes `factor` of the clock, alone."""
 
     fabric: Fabric
     moved_bytes: Array  # [src, dst]
     start_ticks: float
-    moving_ticks: float  # alone, by the closed form
+    moving_ticks: float  # by the closed form
+    factor: float
     name: Hashable  # equal for equal transfers
     ranks: tuple[int, ...]  # that take part
 
@@ -65,22 +67,27 @@ class _Transfer:
         self, parts: Sequence[Moving], stretch: float, saved: float, then: Callable[[list[int]], None]
     ) -> None:
         self.parts, self.stretch, self.saved, self.then = list(parts), stretch, saved, then
-        self.group, self.ticks = 0, stretch  # whose compute slows it down, and how many ticks one of its own takes
+        self.group, self.slow = 0, 1.0  # whose compute slows it down, and how much at present
         self.waiting = {*parts[0].ranks}  # ranks whose end has not come
 
     def begin(self, now: float) -> None:
         """The next part starts up; when that is due, bytes flow."""
         self.part = self.parts.pop(0)
         self.due, self.flowing = now + self.part.start_ticks * self.ticks, False
-        whole = self.part.moving_ticks
+        whole = self.part.moving_ticks * self.part.factor
         left = self.part.flow_bytes * (max(0.0, 1.0 - self.saved / whole) if whole else 1.0)
         self.left = np.where(left > 0, left, np.inf)  # bytes [flow]; infinity where nothing is left
         self.saved = 0.0
 
     def slow_down(self, now: float, slow: float) -> None:
         """From now on a tick takes `slow` times as long as it would if no rank computed."""
-        self.due = now + (self.due - now) * slow * self.stretch / self.ticks
-        self.ticks = slow * self.stretch
+        self.due = now + (self.due - now) * slow / self.slow
+        self.slow = slow
+
+    @property
+    def ticks(self) -> float:
+        """That one of its own takes."""
+        return self.slow * self.stretch * self.part.factor
 
     def settle(self, now: float, tick: float) -> None:
         """Flows if it is due; ends ranks that have all; goes on to the next part where this one is over."""

@@ -125,7 +125,7 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
             assert not ends[n, ranks].any(), "a rank ends once"
             ends[n, ranks] = env.now
 
-        together.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
+        together.transfer([Moving(fabric, moved[n], 0.0, 1.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
 
     for n, at in enumerate(begins.tolist()):
         timer = Timeout(env, at)
