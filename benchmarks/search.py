@@ -220,10 +220,23 @@ def _judged(texts: dict[str, str], steps: int) -> Row:
         for name, text in texts.items():
             (file := Path(folder) / f"{name}.txt").write_text(text)
             files.append(str(file))
-        asked = ["--steps", str(steps), "--seeds", "5", "--images", "96", "--fine", str(steps), "--jobs", "1"]
+        asked = [
+            "--steps",
+            str(steps),
+            "--seeds",
+            "5",
+            "--images",
+            "64",
+            "--fine",
+            str(steps),
+            "--jobs",
+            "1",
+            "--timed",
+            "digits",
+        ]
         report = Path(folder) / "quality.json"
         subprocess.run([sys.executable, "-m", "realrun", "quality", *files, *asked, "--json", str(report)], check=True)
-        return json.loads(report.read_text())  # type: ignore[no-any-return]
+        return json.loads(report.read_text().replace(f"{folder}/", ""))  # type: ignore[no-any-return]
 
 
 def read() -> Row:

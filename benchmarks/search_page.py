@@ -53,7 +53,7 @@ def checked(results: Row) -> str:
     said = (
         f"Of {len(runs)} schedules the largest difference is {worst:.1e}, relative; {ages} ages are not as predicted."
     )
-    images = {row["name"]: row for row in results["digits"]["images"]["rows"]}
+    images = {row["name"].removesuffix(".txt"): row for row in results["digits"]["images"]["rows"]}
     lines = [
         [row["rule"], row["means"], f"{row['rule_s']:.4g} s", f"{row['found_s']:.4g} s", f"{row['estimated_rule']:.3g}",
          f"{row['estimated_found']:.3g}", _distance(images[f"rule-{row['rule']}"]), _distance(images[row["found"]])]

@@ -324,3 +324,14 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
     held = json.loads((out / "order.json").read_text())
     assert held["done"] == 25
     assert load_schedule(str(out / "order.txt")).steps == 4
+
+
+def test_the_page_shows_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = __import__("search_page")
+    found = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
+    text = (ROOT / "docs" / "search.md").read_text()
+    for table in (page.layers(found["layers"]), page.orders(found["order"]), page.checked(found)):
+        assert table in text
+    assert all(row["cost_as_fast"] <= row["cost_of_rule"] * (1 + 1e-9) for row in found["layers"])
+    assert all(row["largest_difference"] < 1e-10 and row["wrong_ages"] == 0 for row in found["verify"])
