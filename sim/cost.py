@@ -17,8 +17,8 @@ from sim.cluster import Cluster, Link, Rate
 from sim.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
+from sim.moving import Moving
 from sim.schedule import Op, Schedule
-from sim.sharing import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]

@@ -19,10 +19,11 @@ from sim.engine import simulate
 from sim.fabric import Fabric
 from sim.fluid import Fluid
 from sim.load import load_schedule
+from sim.moving import Moving
 from sim.network import Network, Resource, Route
 from sim.passes import on_communicators
 from sim.schedule import Schedule
-from sim.sharing import Moving, Sharing
+from sim.sharing import Sharing
 from sim.stage import Crowd, Run
 from sim.trace import Trace
 from sim.workload import Workload
