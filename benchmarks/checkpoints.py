@@ -87,7 +87,12 @@ def _line(file: str, rows: list[dict[str, Any]]) -> list[str]:
 
     ranks, seconds = ", ".join(str(row["rank"]) for row in rows), [row["seconds"] for row in rows]
     sizes = gigabytes("file_bytes"), ranks, gigabytes("held_bytes"), gigabytes("peak_bytes")
-    return [file, *sizes, f"{min(seconds):.1f} to {max(seconds):.1f}", str(sum(row["wrong_tensors"] for row in rows))]
+    return [
+        file,
+        *sizes,
+        " to ".join(f"{s:.1f}" for s in sorted({min(seconds), max(seconds)})),
+        str(sum(row["wrong_tensors"] for row in rows)),
+    ]
 
 
 def flash(name: str) -> str:

@@ -48,8 +48,26 @@ def main() -> None:
     for guidance in track(GUIDANCES, "sampling", console=console, disable=not console.is_terminal):
         rows.append({"images": f"guidance {guidance:g}", **judged(guidance, everything, learnt.images_BCHW)})
         print(json.dumps(rows[-1]), flush=True)
+    found = {"meta": samples.machine(), "rows": rows}
     with whole_file(RESULTS) as part:
-        part.write_text(json.dumps({"meta": samples.machine(), "rows": rows}, indent=1) + "\n")
+        part.write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+
+
+def table(found: dict[str, Any]) -> str:
+    """What docs/checkpoints.md shows of the results."""
+    columns = ("images", "frechet", "right class", "nearest learnt")
+    lines = [[_cell(row.get(column, "")) for column in columns] for row in found["rows"]]
+    meta = found["meta"]
+    text = "".join(f"| {' | '.join(line)} |\n" for line in [columns, ["---"] * len(columns), *lines])
+    return text + f"\n({meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`)\n"
+
+
+def _cell(value: str | float | list[float]) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    mean, low, high = value
+    return f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
 
 def judged(guidance: float, everything: Tensor, learnt: Tensor) -> dict[str, Any]:

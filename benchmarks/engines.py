@@ -25,7 +25,7 @@ from sim.cluster import COMPUTE_KINDS, Host, Interference, Link, Rate
 from sim.evaluate import Evaluator
 from sim.network import Network
 
-REPEATS, AT_ONCE, DRAWN = 5, 1024, 60
+REPEATS, AT_ONCE, DRAWN = 3, 1024, 40
 MODEL, RANKS, STEPS = MODELS["XL"], 8, 50
 PRESETS = ("8x-rtx4090", "8x-l40s", "8x-a100", "8x-h100", "8x-b200")
 SETTINGS = ("sync", "displaced", "interweaved", "dice", "overlap", "cached", "interweaved stride=5",

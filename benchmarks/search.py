@@ -39,7 +39,7 @@ MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 10
 CLUSTERS, BATCHES = ("8x-rtx4090", "8x-h100"), (4, 16, 32)
 RULES = ("deep", "shallow", "staggered")
 TRIES = 8
-ORDER_STEPS, ORDER_TRIALS = 9, 150
+ORDER_STEPS, ORDER_TRIALS = 9, 120
 TARGET = Path(__file__).parent / "results" / "search.json"
 Row = dict[str, Any]
 
@@ -220,10 +220,23 @@ def _judged(texts: dict[str, str], steps: int) -> Row:
         for name, text in texts.items():
             (file := Path(folder) / f"{name}.txt").write_text(text)
             files.append(str(file))
-        asked = ["--steps", str(steps), "--seeds", "5", "--images", "100", "--fine", str(steps), "--jobs", "1"]
+        asked = [
+            "--steps",
+            str(steps),
+            "--seeds",
+            "5",
+            "--images",
+            "64",
+            "--fine",
+            str(steps),
+            "--jobs",
+            "1",
+            "--timed",
+            "digits",
+        ]
         report = Path(folder) / "quality.json"
         subprocess.run([sys.executable, "-m", "realrun", "quality", *files, *asked, "--json", str(report)], check=True)
-        return json.loads(report.read_text())  # type: ignore[no-any-return]
+        return json.loads(report.read_text().replace(f"{folder}/", ""))  # type: ignore[no-any-return]
 
 
 def read() -> Row:

@@ -7,7 +7,7 @@ what is read off predictions and runs; it refuses to know how either is made."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import median
 
@@ -24,13 +24,15 @@ SHARE = 0.9  # of the makespans that an interval is meant to hold
 @dataclass(frozen=True, eq=False)
 class Cell:
     """predicted, measured: a simulation and a real run for each round; draws: [round][draw] makespans as likely as
-    the predicted ones.  text: the schedule with its settings, as the plan names it."""
+    the predicted ones, as far as the fit tells; model: what the model itself is off, beside that, as the standard
+    deviation of a logarithm.  text: the schedule with its settings, as the plan names it."""
 
     text: str
     link_bytes_per_s: float
     predicted: Sequence[Trace]
     measured: Sequence[Trace]
     draws: Sequence[Array]
+    model: float = 0.0
 
     @property
     def schedule(self) -> Schedule:
@@ -66,17 +68,27 @@ class Cell:
     @property
     def interval_s(self) -> tuple[float, float]:
         """Where the median of the runs should lie, 9 times in 10."""
-        low, high = np.quantile(np.median(np.array(self.draws), axis=0), [(1 - SHARE) / 2, (1 + SHARE) / 2])
-        return float(low), float(high)
+        return _interval(np.median(self._widened(), axis=0))
+
+    @property
+    def inside_fit(self) -> bool:
+        """Whether it lies in the interval of the fit alone, which says nothing of what the model is off."""
+        low, high = _interval(np.median(np.array(self.draws), axis=0))
+        return low <= self.measured_s <= high
 
     @property
     def runs_inside(self) -> float:
         """Share of the runs that lie in the interval of their own round's prediction."""
-        inside = []
-        for draws, trace in zip(self.draws, self.measured, strict=True):
-            low, high = np.quantile(draws, [(1 - SHARE) / 2, (1 + SHARE) / 2])
-            inside.append(low <= trace.makespan_s <= high)
-        return float(np.mean(inside))
+        intervals = map(_interval, self._widened())
+        return float(
+            np.mean([low <= t.makespan_s <= high for (low, high), t in zip(intervals, self.measured, strict=True)])
+        )
+
+    def _widened(self) -> Array:
+        """[round, draw]: the draws, of a model that is off by the same in every round."""
+        draws = np.array(self.draws)
+        off = np.random.default_rng(0).standard_normal(draws.shape[1])
+        return np.asarray(draws * np.exp(self.model * off))
 
     def median_round(self) -> tuple[Trace, Trace]:
         """Prediction and run of the round whose ratio is the median (of an even number, the lower)."""
@@ -93,6 +105,21 @@ class Cell:
         """Whether every run's tags said what the schedule says, for every step, layer and slot."""
         want = self.predicted[0].staleness
         return all(np.array_equal(trace.staleness, want) for trace in self.measured)
+
+
+def _interval(draws: Array) -> tuple[float, float]:
+    low, high = np.quantile(draws, [(1 - SHARE) / 2, (1 + SHARE) / 2]).tolist()
+    return low, high
+
+
+def with_model_errors(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, each with a model that is off as much as in the cells of the *other* schedules (root mean square of
+    the logarithm); 0 where there are no others.  A cell's own runs say nothing about its interval."""
+    found = []
+    for cell in cells:
+        others = [np.log1p(other.error) for other in cells if other.text != cell.text]
+        found.append(replace(cell, model=float(np.sqrt(np.mean(np.square(others)))) if others else 0.0))
+    return found
 
 
 def speed_up(cells: Sequence[Cell], cell: Cell, baseline: str = "sync") -> tuple[float, float]:

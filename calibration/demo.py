@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from calibration.digits import draw_digits
 from calibration.plan import Plan, rate_name
 from calibration.predict import cells, fit_of
 from calibration.results import Results
+from calibration.samples import Sample
 from calibration.session import Patience, carry_out
 from realrun.backend import load_backend
 from sim.perfetto import write_perfetto
@@ -48,14 +50,21 @@ def demo(plan: Plan, folder: Path, console: Console, timeout_s: float = 60.0) ->
 
 def write_results(bundle: Bundle, plan: Plan, found: Sequence[Cell], folder: Path) -> Results:
     """The results, a Cluster for each link rate fitted to the samples of all rounds, and a prediction and a run."""
-    summary = results.summarise(found, bundle.machine)
-    results.save(folder / "results.json", summary)
     samples = bundle.samples()
+    summary = results.summarise(found, {**bundle.machine, "others": f"{others(samples, found):.0%}"})
+    results.save(folder / "results.json", summary)
     for rate in plan.rates:
         fit_of(samples, plan, rate, bundle.machine).cluster.save(folder / f"cluster-{rate_name(rate)}.yaml")
     for trace in _shown(found, plan).median_round():
         trace.save(folder / f"{trace.origin}.trace")
     return summary
+
+
+def others(samples: Sequence[Sample], found: Sequence[Cell]) -> float:
+    """Share of the processors that other programs had meanwhile, of the median job or run."""
+    jobs = {(s.round, s.what, s.load, s.queued, s.link_bytes_per_s): s.others for s in samples}
+    runs = [float(trace.about["others"]) for cell in found for trace in cell.measured]
+    return median([*jobs.values(), *runs])
 
 
 def show(summary: Results, console: Console) -> None:

@@ -64,8 +64,8 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
 
 
 def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
-    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card had
-    to do was done then."""
+    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card
+    had to do was done then."""
     mine = [s for s in samples if is_transfer(s, rate, alone)]
     if not host_ranks:
         return mine

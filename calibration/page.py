@@ -20,6 +20,7 @@ def table(folder: Path) -> str:
     summary = results.load(folder / "results.json")
     meta = summary.meta
     made = f"{meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`"
+    made += f"; other programs had {meta['others']} of the processors meanwhile" if "others" in meta else ""
     return f"{results.markdown(summary)}\n{results.verdict(summary)}.  ({made})\n"
 
 

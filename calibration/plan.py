@@ -81,7 +81,7 @@ class Plan:
     schedules: tuple[str, ...] = ()
     steps: int = 12
     rounds: int = 3
-    other_images: tuple[int, ...] = (2, 6)  # batch sizes beside the workload's own, at which compute is measured
+    other_images: tuple[int, ...] | None = None  # batch sizes at which compute is measured too; None: half, half more
     calibration_steps: int = 8  # of each compute job
     repeats: int = 6  # of each transfer
     loads: tuple[float, ...] = (0.5, 1.0)  # shares of the time that the other stream is busy
@@ -148,7 +148,15 @@ class Plan:
 
     def quick(self) -> Plan:
         """A smaller one: one round, two batch sizes, full load only."""
-        return replace(self, rounds=1, other_images=self.other_images[:1], calibration_steps=4, repeats=4, loads=(1.0,))
+        return replace(self, rounds=1, other_images=self.batches[:1], calibration_steps=4, repeats=4, loads=(1.0,))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes beside the workload's own, at which compute is measured."""
+        if self.other_images is not None:
+            return self.other_images
+        half = max(1, self.images // 2)
+        return tuple(n for n in (half, self.images + half) if n != self.images)
 
     def jobs(self) -> list[Job]:
         """All of it, in the order in which it is done."""
@@ -156,7 +164,7 @@ class Plan:
         return [job for number in rounds for job in (*self._measure(number), *self._run(number))]
 
     def _measure(self, number: int) -> Iterator[Job]:
-        jobs = [Job("compute", number, images=images) for images in (*self.other_images, self.images)]
+        jobs = [Job("compute", number, images=images) for images in (*self.batches, self.images)]
         if load_backend(self.backend).link == "host":  # what ranks of one host have between them
             jobs.append(Job("transfers", number))
         for rate in self.rates:

@@ -2,8 +2,9 @@
 
 A run of round r is predicted from the samples just before and just after it, rounds r and r + 1; no run is ever fitted
 to, and of earlier runs a prediction knows only which experts the router chose.  The interval of a prediction holds
-what the fit leaves open (bootstrap), the noise of a run (jitter), and the drift of the machine between measuring and
-running: what a calibration round is off the mean of its two neighbours, which is how a run lies to its own two."""
+what the fit leaves open (bootstrap), the noise of a run (jitter), the drift of the machine between measuring and
+running (what a calibration round is off the mean of its two neighbours, which is how a run lies to its own two), and
+what the model is off for *other* schedules on this machine; results also say how far intervals go without the last."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from itertools import groupby
 import numpy as np
 
 from calibration.bundle import Bundle
-from calibration.cells import Cell
+from calibration.cells import Cell, with_model_errors
 from calibration.fit import Fit, fitted, op_features
 from calibration.fit_links import features, seconds, transfers
 from calibration.lines import Array
@@ -66,7 +67,7 @@ def cells(bundle: Bundle, plan: Plan, tell: Tell = lambda _: None) -> list[Cell]
         found.append(Cell(text, rate, [p.trace for p in made], measured, [p.makespans_s for p in made]))
     if not found:
         raise ValueError(f"{bundle.folder} holds no runs of the plan's schedules")
-    return sorted(found, key=lambda cell: (cell.link_bytes_per_s, plan.schedules.index(cell.text)))
+    return with_model_errors(sorted(found, key=lambda c: (c.link_bytes_per_s, plan.schedules.index(c.text))))
 
 
 def _cell_of(job: Job) -> tuple[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -60,21 +60,33 @@ class Result:
     staleness_measured: str
     staleness_equal: bool  # in every step, layer and slot of every run
     predicted_s: float
-    low_s: float  # of the interval that should hold the median of the runs, 9 times in 10
-    high_s: float
+    low_s: float | None  # of the interval that should hold the median of the runs, 9 times in 10; None: not known
+    high_s: float | None
     measured_s: float
     measured_min_s: float
     measured_max_s: float
     error: float
     speed_up_predicted: float
     speed_up_measured: float
-    runs_inside: float  # share of the runs in the interval of their own round
+    runs_inside: float | None  # share of the runs in the interval of their own round
+    inside_fit: (
+        bool | None
+    )  # whether the fit's own interval, without what the model is off for others, holds the median
     levels: Mapping[str, Level]
 
     @property
-    def inside(self) -> bool:
-        """Whether the median of the runs lies in its interval."""
+    def inside(self) -> bool | None:
+        """Whether the median of the runs lies in its interval; None without one."""
+        if self.low_s is None or self.high_s is None:
+            return None
         return self.low_s <= self.measured_s <= self.high_s
+
+    @property
+    def interval(self) -> str:
+        """Its interval, to be read."""
+        if self.low_s is None or self.high_s is None:
+            return ""
+        return f"{self.low_s:.2f}-{self.high_s:.2f}" + ("" if self.inside else " MISSED")
 
     def row(self) -> tuple[str, ...]:
         """The cell as texts under HEADINGS."""
@@ -84,7 +96,7 @@ class Result:
             self.staleness_predicted,
             self.staleness_measured + ("" if self.staleness_equal else " DIFFERS"),
             f"{self.predicted_s:.2f}",
-            f"{self.low_s:.2f}-{self.high_s:.2f}" + ("" if self.inside else " MISSED"),
+            self.interval,
             f"{self.measured_s:.2f}",
             f"{self.error:+.1%}",
             f"{self.speed_up_predicted:.2f}",
@@ -102,14 +114,25 @@ class Results:
     meta: Mapping[str, str]
 
     @property
-    def covered(self) -> float:
+    def covered(self) -> float | None:
         """Share of the cells whose measured median lies in its interval."""
-        return mean(float(cell.inside) for cell in self.cells)
+        return _share(cell.inside for cell in self.cells)
 
     @property
-    def runs_covered(self) -> float:
+    def fit_covered(self) -> float | None:
+        """The same of intervals that leave out what the model is off for other schedules."""
+        return _share(cell.inside_fit for cell in self.cells)
+
+    @property
+    def runs_covered(self) -> float | None:
         """Share of the runs that lie in the interval of their round."""
-        return mean(cell.runs_inside for cell in self.cells)
+        return _share(cell.runs_inside for cell in self.cells)
+
+
+def _share(insides: Iterable[float | None]) -> float | None:
+    """The mean of those that are known; None if none is."""
+    known = [float(inside) for inside in insides if inside is not None]
+    return mean(known) if known else None
 
 
 def summarise(cells: Sequence[Cell], meta: Mapping[str, str]) -> Results:
@@ -150,6 +173,7 @@ def _result(cells: Sequence[Cell], cell: Cell, levels: Mapping[str, Level]) -> R
         predicted,
         measured,
         cell.runs_inside,
+        cell.inside_fit,
         levels,
     )
 
@@ -165,14 +189,21 @@ def verdict(results: Results) -> str:
     ratios = [abs(r.speed_up_predicted / r.speed_up_measured - 1) for r in results.cells if r.schedule != "sync"]
     pairs = sum(order.pairs for order in results.orders)
     told = sum(order.told * order.pairs for order in results.orders)
-    return (
+    told_of = (
         f"makespan off by {mean(errors):.1%} on average, {max(errors):.1%} at worst; "
         f"speed-up over sync off by {mean(ratios):.1%} on average, {max(ratios):.1%} at worst "
-        "(errors and speed-ups are ratios within a round, and their median over the rounds); "
-        f"{results.covered:.0%} of the cells and {results.runs_covered:.0%} of the single runs lie in their 90 % "
-        f"interval; "
-        f"of {pairs} pairs of schedules that differ by more than their spread, {told:.0f} were told in the right order"
+        "(errors and speed-ups are ratios within a round, and their median over the rounds)"
     )
+    if results.covered is not None:
+        told_of += (
+            f"; {results.covered:.0%} of the cells and {results.runs_covered:.0%} of the single runs lie in their 90 % "
+            f"interval ({results.fit_covered:.0%} of the cells, of intervals from the fit alone)"
+        )
+    if pairs:
+        told_of += (
+            f"; of {pairs} pairs of schedules that differ by more than their spread, {told:.0f} were told in order"
+        )
+    return told_of
 
 
 def markdown(results: Results) -> str:
@@ -201,7 +232,8 @@ def rows_to_markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def save(path: Path, results: Results) -> None:
     """Writes results and how they were made."""
-    data = {"covered": results.covered, "runs_covered": results.runs_covered, **asdict(results)}
+    shares = {"covered": results.covered, "fit_covered": results.fit_covered, "runs_covered": results.runs_covered}
+    data = {**shares, **asdict(results)}
     with whole_file(path) as part:
         part.write_text(json.dumps(data, indent=1) + "\n")
 

@@ -109,11 +109,12 @@ def _in_safetensors(path: Path) -> dict[str, Place]:
         try:
             begin, end = entry["data_offsets"]
             place = Place(_DTYPES[entry["dtype"]], tuple(entry["shape"]), first_bytes + begin)
+            fills = place.end_bytes == first_bytes + end
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{path}: {name} should have dtype ({', '.join(_DTYPES)}), shape and offsets: {entry}"
             ) from None
-        if place.end_bytes != first_bytes + end:
+        if not fills:
             raise ValueError(f"{path}: {name} of shape {[*place.shape]} does not fill its {end - begin} bytes")
         places[name] = place
     return places

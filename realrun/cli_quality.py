@@ -93,7 +93,7 @@ def quality(
     chosen, outputs = _chosen(model, checkpoint, guidance), Outputs(json, picture, npz, vae)
     outputs.check(chosen)
     question = Question(steps, tuple(range(seeds)), images, _shares(ranks, images, wire), chosen.guidance, fine)
-    clock = Clock.of(cluster, timed, timed_images)
+    clock = Clock.of(cluster, timed, timed_images, wire=wire)
     _judge(sources(schedules), chosen, question, clock, jobs, outputs)
 
 
@@ -177,6 +177,8 @@ def _as_long(asked: Sequence[tuple[str, int]], clock: Clock) -> list[tuple[str, 
 def _check(asked: Sequence[tuple[str, int]], chosen: Chosen, question: Question) -> None:
     """Raises ValueError if a schedule does not fit the ranks that share the images."""
     shape, shares = chosen.shape, question.shares
+    if shares.wire in ("float32", "float64"):
+        raise ValueError(f"wire: float32 rows gain nothing from travelling as {shares.wire}")
     workload = Workload(shape, shares.ranks, shares.images, shares.wire or "float32")
     for source, steps in asked:
         workload.fits(replace(load_schedule(source, steps, shape.layers, top_k=shape.top_k), policy=None))
@@ -202,12 +204,11 @@ def _told(values: list[float] | None, digits: int) -> str:
     if values is None:
         return "-"
     mean, low, high = interval(values)
-    return f"{mean:.{digits}f} +-{(high - low) / 2:.{digits}f}"
+    width = f" +-{(high - low) / 2:.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:.{digits}f}{width}"
 
 
-def _write(
-    judged: Sequence[Judged], seconds: Sequence[float], judge: Judge, clock: Clock, outputs: Outputs
-) -> None:  # fmt: skip
+def _write(judged: Sequence[Judged], seconds: Sequence[float], judge: Judge, clock: Clock, outputs: Outputs) -> None:
     """Writes what was asked for."""
     import torch
 

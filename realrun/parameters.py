@@ -32,7 +32,7 @@ def load(model: DiTMoE, weights: Weights, device: torch.device | str = "cpu") ->
     names are understood.  Raises ValueError that lists every missing, unexpected, mis-shaped and doubled name."""
     source = weights if isinstance(weights, Checkpoint) else _InMemory(weights)
     shapes, held = source.shapes(), model.state_dict()
-    _refuse_misfit(weights, model.shape, held, shapes)
+    _refuse_misfit(weights, model.shape.name, _faults(held, _known(model.shape), shapes))
     given = {_canonical(name): name for name in shapes}
     values = {
         _canonical(name): tensor.to(device, held[_canonical(name)].dtype)
@@ -49,10 +49,12 @@ def fitted(checkpoint: Checkpoint, shape: ModelShape | None = None) -> ModelShap
     shapes = checkpoint.shapes()
     if shape is not None:
         wanted = _as_in(shapes, shape)
-        _refuse_misfit(checkpoint, wanted, _expected(wanted), shapes)
+        known = _known(wanted)
+        _refuse_misfit(checkpoint, wanted.name, _faults(known, known, shapes))
         return wanted
     for each in (_as_in(shapes, each) for each in MODELS.values()):
-        if not any(_faults(each, _expected(each), shapes).values()):
+        known = _known(each)
+        if not any(_faults(known, known, shapes).values()):
             return each
     hidden = shapes.get("pos_embed", ("unknown",))[-1]
     raise ValueError(
@@ -63,30 +65,30 @@ def fitted(checkpoint: Checkpoint, shape: ModelShape | None = None) -> ModelShap
 
 def _as_in(shapes: Shapes, shape: ModelShape) -> ModelShape:
     """`shape` in the variant that a file has: with q/k norm or without, for small images or large ones."""
-    norm, tokens = any(".q_norm." in name for name in shapes), shapes.get("pos_embed", (1, shape.tokens, 0))[1]
-    side = math.isqrt(tokens)
-    return replace(shape, qk_norm=norm, latent=side * shape.patch if side * side == tokens else shape.latent)
+    variant = replace(shape, qk_norm=any(".q_norm." in name for name in shapes))
+    match shapes.get("pos_embed"):
+        case (1, tokens, _) if tokens > 0 and math.isqrt(tokens) ** 2 == tokens:
+            return replace(variant, latent=math.isqrt(tokens) * shape.patch)
+    return variant
 
 
-def _refuse_misfit(weights: Weights, shape: ModelShape, held: Iterable[str], shapes: Shapes) -> None:
-    faults = _faults(shape, held, shapes)
+def _refuse_misfit(weights: Weights, model: str, faults: Mapping[str, Iterable[str]]) -> None:
     if any(faults.values()):
         what = str(weights.path) if isinstance(weights, Checkpoint) else "the state"
-        raise ValueError(f"{what} does not fit model {shape.name}: " + "; ".join(_listed(faults)))
+        raise ValueError(f"{what} does not fit model {model}: " + "; ".join(_listed(faults)))
 
 
-def _expected(shape: ModelShape) -> dict[str, Tensor]:
-    """name -> a tensor of the right shape, without values, of the whole model."""
-    return DiTMoE(shape, range(shape.experts)).state_dict()
+def _known(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """name -> shape of all parameters of the whole model."""
+    return {name: tuple(like.shape) for name, like in DiTMoE(shape, range(shape.experts)).state_dict().items()}
 
 
-def _faults(shape: ModelShape, held: Iterable[str], shapes: Shapes) -> dict[str, set[str]]:
-    """What is wrong with names and shapes, for a rank that needs the names in `held`."""
+def _faults(needed: Iterable[str], known: Shapes, shapes: Shapes) -> dict[str, set[str]]:
+    """What is wrong with names and shapes, for a rank that needs the names in `needed`, of those that are known."""
     found = {_canonical(name): size for name, size in shapes.items()}
-    known = {name: tuple(like.shape) for name, like in _expected(shape).items()}
     wrong = {name for name in found.keys() & known.keys() if found[name] != known[name]}
     return {
-        "missing": {*held} - found.keys(),
+        "missing": {*needed} - found.keys(),
         "unexpected": found.keys() - known.keys(),
         "mis-shaped": {f"{name} {[*found[name]]}, should be {[*known[name]]}" for name in wrong},
         "under two names": {_canonical(name) for name in shapes if name != _canonical(name) in shapes},

@@ -69,8 +69,8 @@ class Quality:
         found: dict[str, Any] = {"name": self.name, "steps": self.steps, "mean_age": round(self.mean_age, 4)}
         for key in ("distance", "fine", "frechet", "accuracy"):
             if (values := getattr(self, key)) is not None:
-                rounded = {k: round(v, 5) for k, v in interval(values)._asdict().items()}
-                found[key] = {**rounded, "seeds": [round(v, 5) for v in values]}
+                told = interval(values)._asdict() if len(values) > 1 else {"mean": values[0]}
+                found[key] = {**{k: round(v, 5) for k, v in told.items()}, "seeds": [round(v, 5) for v in values]}
         return found | ({} if self.pooled is None else {"frechet_pooled": round(self.pooled, 4)})
 
 

@@ -164,24 +164,21 @@ def _against(
         yield "too slow"
 
 
-def _fewer_steps(asked: Asked, options: Sequence[Option], tell: Tell) -> Iterator[Option]:
-    """Synchronous steps, as many as the latency of stale schedules pays for, each number once."""
+def _fewer_steps(asked: Asked, options: Sequence[Option], tell: Tell) -> list[Option]:
+    """Synchronous steps, as many as the latency of each stale schedule within limits pays for; each number once."""
     sync = next((option for option in options if option.name == "sync"), None)
-    if sync is None:
-        return
-    tried: dict[int, Option | None] = {}
+    found: dict[int, Option] = {}
     for stale in options:
-        if stale.why != "stale" or stale.against or stale.makespan_s >= sync.makespan_s:
+        if sync is None or stale.why != "stale" or stale.against or stale.makespan_s >= sync.makespan_s:
             continue
-        for few in range(min(asked.steps - 1, int(stale.makespan_s / sync.makespan_s * asked.steps) + 1), 0, -1):
-            if few not in tried:
-                one = _Candidate(f"sync, {few} steps", "fewer steps", _plan(asked, "sync", few), asked.workload)
-                tried[few] = _option(asked, one, tell)
-            made = tried[few]
-            if made is None or made.makespan_s <= stale.makespan_s:
+        most = int(stale.makespan_s / sync.makespan_s * asked.steps)
+        for few in range(min(asked.steps - 1, most + 1), 0, -1):
+            one = _Candidate(f"sync, {few} steps", "fewer steps", _plan(asked, "sync", few), asked.workload)
+            made = found.get(few) or _option(asked, one, tell)
+            if made is not None and made.makespan_s <= stale.makespan_s:
+                found[few] = made
                 break
-    fits = [option for option in tried.values() if option is not None]
-    yield from fits
+    return [*found.values()]
 
 
 def _order(asked: Asked, option: Option) -> tuple[float, ...]:
@@ -221,6 +218,7 @@ def evidence(asked: Asked) -> list[str]:
     if isinstance(cluster.link, Network):
         told = {name: resource.source for name, resource in cluster.link.resources.items()}
         lines += [f"{name}: {source or 'no source given'}" for name, source in told.items()]
+    lines.append("fewer bytes: what rounding rows costs in images is neither in ages nor in quality")
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
     if asked.vulnerability is None:
         lines.append("quality: none; a mean age in steps says nothing of fewer steps")

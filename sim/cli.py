@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli_advise import advise, sensitivity
-from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.cli_cluster import cluster as tell_cluster
+from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, decoding_bytes, meshed, placed
 from sim.cli_profile import read_back
 from sim.cli_reference import reference
 from sim.cli_results import results
@@ -57,6 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("advise")(advise)
+app.command("cluster")(tell_cluster)
 app.command("sensitivity")(sensitivity)
 app.command("sweep")(sweep)
 app.command("search")(search)
@@ -306,7 +308,9 @@ def memory(
     no_guidance: NoGuidance = False,
     element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
     channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
-    vae: Annotated[str | None, typer.Option(help='Peak of decoding the images here, as "3 GB"; none without.')] = None,
+    vae: Annotated[
+        str | None, typer.Option(help='Peak of decoding the images here, as "3 GB", or vae: SD\'s, computed.')
+    ] = None,
 ) -> None:
     """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
     from sim.memory import Reserve, memory, most_images
@@ -318,7 +322,7 @@ def memory(
     shape, named = load_model(model, pixels), sources(schedules)
     workload = meshed(Workload(shape, ranks or their_ranks or 8, images), mesh, no_guidance)
     plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
-    reserve = Reserve(channels=channels, vae_bytes=0.0 if vae is None else quantity("vae_bytes", vae))
+    reserve = Reserve(channels=channels, vae_bytes=decoding_bytes(vae, shape, images))
     found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
     most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
     print(*memory_table(found, _names(named, plans), limit_bytes, most), sep="\n")

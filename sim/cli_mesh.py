@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.units import quantity
+
 if TYPE_CHECKING:
     from sim.cluster import Cluster
     from sim.schedule import Schedule
-    from sim.workload import Workload
+    from sim.workload import ModelShape, Workload
 
 MeshText = Annotated[
     str | None,
@@ -66,3 +68,12 @@ def decoding(decode: str | None, workload: Workload, cluster: Cluster) -> str | 
     if not isinstance(cluster.compute, Gpu):
         raise ValueError(f"--decode vae: cluster {cluster.name} has measured rates, not a GPU; say a time instead")
     return f"{decode_s(workload.model, cluster.compute)} s"
+
+
+def decoding_bytes(vae: str | None, model: ModelShape, images: int) -> float:
+    """What `--vae` says: nothing, bytes, or, where it says vae, those of SD's decoder for the images in one batch."""
+    from sim.decode import decode_bytes
+
+    if vae == "vae":
+        return decode_bytes(model, images=images)
+    return 0.0 if vae is None else quantity("vae_bytes", vae)

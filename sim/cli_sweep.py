@@ -13,7 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from sim.sweep_points import Points
-    from sim.sweep_run import Workers
+    from sim.sweep_workers import Workers
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file; sim/sweep_file.py says what is in it.")]
 Changes = Annotated[
@@ -40,7 +40,7 @@ def sweep(
     """Evaluate every point of a sweep on all cores; stopped at any moment, the same command goes on."""
     from sim.sweep_file import read_sweep
     from sim.sweep_points import Points
-    from sim.sweep_run import Workers
+    from sim.sweep_workers import Workers
 
     hands = Workers(workers, scheduler, slurm)
     points = Points(read_sweep(file, changes or []))
@@ -53,26 +53,19 @@ def sweep(
 
 
 def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[str, Any]) -> None:
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from sim.sweep_run import run_sweep
     from sim.sweep_store import opened
 
     run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **libraries()}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+               bars.TimeElapsedColumn(), bars.TimeRemainingColumn())  # fmt: skip
     began = time.perf_counter()
     with opened(folder, file.read_text(), made, run) as store:
         earlier = sum(last - first for first, last in store.done())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with bars.Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(file.stem, total=len(points), completed=earlier)
             run_sweep(points, store, hands, lambda done: progress.advance(task, done))
     seconds, fresh = time.perf_counter() - began, len(points) - earlier
@@ -88,7 +81,8 @@ def _told(points: Points, hands: Workers) -> list[str]:
     return [
         f"{len(points)} points{left_out if points.before_filters != len(points) else ''}",
         f"{len(points.borders) - 1} stretches of one list of ops each",
-        f"about {trial.hours_text} on {trial.workers} processes here (tried: {trial.tried} points, {trial.engines})",
+        f"about {trial.duration_text} on {trial.workers} processes here, and some to start them (tried: {trial.tried} "
+        f"points, {trial.engines})",
         f"about {trial.size_text} of results",
         *(f"refused, of those tried: {error}" for error in trial.errors),
     ]

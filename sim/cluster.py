@@ -245,7 +245,9 @@ def _problems(cluster: Any) -> list[str]:
     strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
     for key, value in values.items():
-        positive = (key.endswith("_per_s") or key == "ranks" or ".rate_at." in key) and not key.startswith("errors.")
+        positive = (
+            key.endswith("_per_s") or key == "ranks" or ".rate_at." in key or ".factors." in key
+        ) and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
             problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
     return problems

@@ -17,8 +17,8 @@ from sim.cluster import Cluster, Link, Rate
 from sim.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
+from sim.moving import Moving
 from sim.schedule import Op, Schedule
-from sim.sharing import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]
@@ -66,7 +66,8 @@ def moving_parts(
         for n, moved in enumerate(transfers(op, schedule, workload, fabric, team)):
             moving_s = fabric.moving_s(moved)
             start, whole = fabric.start_s(moved, moving_s) + counts_s * (n == 0), float(moving_s.max())
-            yield Moving(fabric, moved, start * ticks_per_s, whole * ticks_per_s, (key, team, n), tuple(team))
+            ticks = start * ticks_per_s, whole * ticks_per_s, fabric.factor(moved)
+            yield Moving(fabric, moved, *ticks, (key, team, n), tuple(team))
 
     teams = [workload.teams(schedule, op) if op.collective else () for op in ops]
     found = [[[*moving(op, team, n)] for team in teams[n]] for n, op in enumerate(ops)]

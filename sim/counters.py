@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.buffers import worth
-from sim.cost import sorts
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -61,6 +60,8 @@ def carried_bytes(schedule: Schedule, workload: Workload) -> tuple[Positions, Ar
 
     (positions [transfer], sent [transfer, rank], came [transfer, rank]).  `workload` must have been fitted to the
     schedule (`Workload.fits`).  Token counts and headers are left out."""
+    from sim.cost import sorts  # needs SimPy, which a trace without its workload does not
+
     sort_of, first = sorts(schedule, workload)
     moved = [workload.sent_bytes(schedule, op) if op.kind in "DCK" else None for op in first]
     found = [(at, each) for at, n in enumerate(sort_of) if (each := moved[n]) is not None]

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.flows import completions_s
+from sim.measured_links import factor_at
 from sim.network import Network, misfit
 
 Array = npt.NDArray[np.float64]
@@ -116,16 +117,25 @@ class Fabric:
     def transfer_s(self, moved_bytes: Array, exact: bool = False) -> Array:
         """Seconds [rank] of a transfer of `moved_bytes` alone on the machine; its diagonal is what ranks keep.
 
-        start_s plus, on each rank, the time of the fullest resource on its ways (after Hockney 1994); `exact`: plus
-        the time of its slowest max-min fair flow.  Even traffic: the same.  Uneven (pairs with a standard deviation of
-        0.5 in log bytes, 8 ranks): for the slowest rank the closed form is short by 0.5 % on average and 10 % at worst
-        on a switch, 3 % and 12 % on shared hosts; ranks with less to move end 12 % too late on average, at worst
-        after twice the time.
+        factor times (start_s plus, on each rank, the time of the fullest resource on its ways) (after Hockney 1994);
+        `exact`: plus the time of its slowest max-min fair flow.  Even traffic: the same.  Uneven (pairs with a standard
+        deviation of 0.5 in log bytes, 8 ranks): for the slowest rank the closed form is short by 0.5 % on average and
+        10 % at worst on a switch, 3 % and 12 % on shared hosts; ranks with less to move end 12 % too late on average,
+        at worst after twice the time.
         Raises ValueError for what is no byte matrix of these ranks."""
         if moved_bytes.shape != self.weight.shape or (moved_bytes < 0).any():
             raise ValueError(f"bytes [src, dst] of {self.ranks} ranks should not be negative, not\n{moved_bytes}")
         moving_s = (self.flowing_s if exact else self.moving_s)(moved_bytes)
-        return self.start_s(moved_bytes, moving_s) + moving_s
+        return (self.start_s(moved_bytes, moving_s) + moving_s) * self.factor(moved_bytes)
+
+    def factor(self, moved_bytes: Array) -> float:
+        """What a transfer of `moved_bytes` takes, where that has been measured, over what the parameters say."""
+        if not self.network.factors:
+            return 1.0
+        away = moved_bytes * ~np.eye(self.ranks, dtype=bool)
+        taking_part = int(((away.sum(axis=0) + away.sum(axis=1)) > 0).sum())
+        most = float(max(moved_bytes.sum(axis=0).max(), moved_bytes.sum(axis=1).max()))
+        return factor_at(self.network.factors, taking_part, most)
 
     # -------------------------------------------------------------------------------------- collectives
 

@@ -33,16 +33,25 @@ class Lockstep:
     def __init__(self, batch: Batch, program: Program, defers: bool | Mask) -> None:
         assert batch.ranks == 1, "ranks are alike"
         self.batch, self.program = batch, program
-        self.host, self.wire = Hosts(program, batch), _Wire(batch, program)
+        self.host, self.wire = Hosts(program, batch), self.wired(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
         self.kernel = np.asarray(defers) * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
-        self.now = np.zeros(batch.size)
+        self.now = self.begin = np.zeros(batch.size)
         self.holding = {i for i, blocks in enumerate(program.blocks) if blocks and program.streams[i] >= 0}
         self.wire.ends = np.zeros((len(self.wire.number) if self.holding else 0, batch.size))
 
+    def wired(self, batch: Batch, program: Program) -> Wire:
+        """Its collectives."""
+        return Wire(batch, program)
+
     def makespans(self) -> Array:
         """Ticks [config] from the first op's start to the last op's end."""
-        program, begin = self.program, self.now
+        self.run()
+        return self.now - self.begin
+
+    def run(self) -> None:
+        """Walks all ops: `begin` and `now` become when the first starts and the last ends."""
+        program = self.program
         for n, i in enumerate(program.order):
             self._hold(program.blocker[i])
             issued = self.host.issue(i).reshape(-1)
@@ -52,11 +61,10 @@ class Lockstep:
             for j in program.crossing[i]:
                 self.wire.finish(j, self.now)
             self.wire.idle(self.now, issued)
-            begin = begin if n else self.now
+            self.begin = self.begin if n else self.now
             self._compute(i)
             self.host.ended(i, self.now)
         self.wire.drain(self.now)
-        return self.now - begin
 
     def _hold(self, blocker: int) -> None:
         """The host waits for collective `blocker`, before which nothing more is issued."""
@@ -78,7 +86,7 @@ class Lockstep:
             some, left = some[ends], left[ends]
 
 
-class _Wire:
+class Wire:
     """The collectives of each configuration, one after the other: `at` is the first that has not ended.
 
     begin: when it starts to travel, or is reached; inf where nothing waits.  left: ticks of it, alone.  sure: whether
@@ -149,7 +157,6 @@ class _Wire:
             ends = end <= limit
             part = (begin < limit) & ~ends
             self.left[some[part]] -= (limit - begin)[part]
-            self.begin[some[part]] = limit[part]
             self.sure[some[part]] = True
             now[some] = np.where(ends, end, limit)
             some = some[ends]

@@ -246,7 +246,8 @@ def transfer_s(moved_bytes: Array, fabric: Fabric, machines: Machines) -> Array:
     some = np.flatnonzero(np.any(mine, axis=1))
     busy_s = load[some, None] / _rates(fabric, machines)[some]
     moving_s = np.max(np.where(mine[some, :, None], busy_s[:, None, :], 0.0), axis=0, initial=0.0)
-    return np.asarray(_start_s(moved_bytes, fabric, machines, moving_s.max(axis=0)) + moving_s)
+    whole_s = _start_s(moved_bytes, fabric, machines, moving_s.max(axis=0)) + moving_s
+    return np.asarray(whole_s * fabric.factor(moved_bytes))
 
 
 def _rates(fabric: Fabric, machines: Machines) -> Array:

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, TypeGuard
+
+from sim.measured_links import Factors, factor_problems
 
 TRANSPORTS = {
     "multiprocessors": "kernels on the GPU's multiprocessors read and write the other GPU's memory",
@@ -61,7 +63,8 @@ class Network:
 
     A transfer in which a rank moves `b` bytes starts up for the latencies of its longest route and
     ramp_s * b / (b + ramp_bytes): rates are reached little by little.  It never takes less than least_s (floor of a
-    collective's kernels).  hierarchical all-to-all: see sim/fabric.py."""
+    collective's kernels).  factors (sim/measured_links.py): what a transfer takes over what all this says, where it
+    has been measured.  hierarchical all-to-all: see sim/fabric.py."""
 
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
@@ -70,6 +73,7 @@ class Network:
     least_s: float = 0.0
     transport: str = "multiprocessors"
     all_to_all: str = "direct"
+    factors: Factors = field(default_factory=dict)
     source: str = ""
     __pydantic_config__ = _CLOSED
 
@@ -109,6 +113,7 @@ def network_problems(network: Mapping[str, Any], ranks: Any = None) -> list[str]
     routes = routes if isinstance(routes, Sequence) else []
     routes = [route for route in routes if isinstance(route, Mapping)]
     problems = [*_number_problems(resources, routes), *_way_problems(resources, routes)]
+    problems += factor_problems(network.get("factors"))
     for key, known in {"transport": (*TRANSPORTS,), "all_to_all": ALL_TO_ALLS}.items():
         if (value := network.get(key, known[0])) not in known:
             problems.append(f"{key}={value!r} should be one of {', '.join(known)}")

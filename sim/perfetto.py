@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,8 @@ from sim.show import kind_name, trace_labels
 from sim.trace import Trace
 from sim.workload import Workload
 
-Event = dict[str, Any]
 Array = npt.NDArray[np.float64]
 Nanoseconds = npt.NDArray[np.int64]
-_AT_ONCE = 1000  # events that are encoded together
 
 
 def write_perfetto(
@@ -48,14 +46,8 @@ def write_perfetto(
     about = {label: {"schedule": t.schedule.header, **t.about} for label, t in zip(labels, traces, strict=True)}
     with whole_file(path) as temporary, temporary.open("w") as file:
         file.write('{"displayTimeUnit": "ms", "otherData": ' + json.dumps(about) + ', "traceEvents": [\n')
-        file.write(",\n".join(_encoded(trace_events(traces, labels, needs))))
+        file.write(",\n".join(trace_events(traces, labels, needs)))
         file.write("\n]}\n")
-
-
-def _encoded(events: Iterator[Event]) -> Iterator[str]:
-    """JSON of the events, without brackets; many at a time, which is quicker than one by one."""
-    while batch := [*islice(events, _AT_ONCE)]:
-        yield json.dumps(batch)[1:-1]
 
 
 @dataclass(frozen=True)
@@ -75,11 +67,13 @@ class _Needs:
         return _Needs(kept, carried_bytes(trace.schedule, workload.fits(trace.schedule)), memories)
 
 
-def trace_events(traces: Sequence[Trace], labels: Sequence[str], needs: Sequence[_Needs]) -> Iterator[Event]:
-    """The events of all traces, rank by rank: names, slices and waits thread by thread, flows, counters."""
+def trace_events(traces: Sequence[Trace], labels: Sequence[str], needs: Sequence[_Needs]) -> Iterator[str]:
+    """The events of all traces, rank by rank: names, slices and waits thread by thread, flows, counters.
+
+    As JSON, put together by hand: an encoder takes half as long again for hundreds of thousands of them."""
     pids, flow_ids = count(1), count(1)
     for trace, label, their in zip(traces, labels, needs, strict=True):
-        args = [_args(op) for op in trace.schedule.ops]
+        args = [json.dumps(_args(op)) for op in trace.schedule.ops]
         flows = chains(trace.schedule)
         for rank in range(trace.ranks):
             pid = next(pids)
@@ -89,7 +83,7 @@ def trace_events(traces: Sequence[Trace], labels: Sequence[str], needs: Sequence
             for tid, (thread, ops) in enumerate(_threads(trace, start, end), 1):
                 tids[ops] = tid
                 yield _name("thread", thread, pid, tid)
-                yield from _slices(trace, ops, args, (reached, start, end), {"pid": pid, "tid": tid})
+                yield from _slices(trace, ops, args, (reached, start, end), f'"pid": {pid}, "tid": {tid}')
             middle = (start + end) // 2
             for chain in flows:
                 yield from _flow(next(flow_ids), chain, middle, pid, tids)
@@ -123,31 +117,37 @@ def _threads(trace: Trace, start: Nanoseconds, end: Nanoseconds) -> Iterator[tup
 
 
 def _slices(
-    trace: Trace, ops: list[int], args: list[Event], times: tuple[Nanoseconds, ...], thread: Event
-) -> Iterator[Event]:
+    trace: Trace, ops: list[int], args: list[str], times: tuple[Nanoseconds, ...], thread: str
+) -> Iterator[str]:
     """A slice an op, and one for the wait before it: from when the rank reached a collective until it began.
 
-    `times` are reached, start and end [op] of this rank."""
+    args: JSON, by op.  `times` are reached, start and end [op] of this rank."""
     free = 0
     for i, waits, begins, ends in zip(ops, *(time[ops].tolist() for time in times), strict=True):
         op = trace.schedule.ops[i]
-        waits = max(waits, free)
+        waits, name = max(waits, free), op.name
         if waits < begins and op.collective:
-            yield {"ph": "X", "name": f"wait {op.name}", "ts": waits / 1e3, "dur": (begins - waits) / 1e3, **thread}
-        yield {"ph": "X", "name": op.name, "ts": begins / 1e3, "dur": (ends - begins) / 1e3, **thread, "args": args[i]}
+            yield _slice(f"wait {name}", waits, begins, thread, "{}")
+        yield _slice(name, begins, ends, thread, args[i])
         free = ends
 
 
-def _flow(flow_id: int, chain: list[int], middle: Nanoseconds, pid: int, tids: Nanoseconds) -> Iterator[Event]:
+def _slice(name: str, begins: int, ends: int, thread: str, args: str) -> str:
+    """Times in nanoseconds."""
+    span = f'"ts": {begins / 1e3!r}, "dur": {(ends - begins) / 1e3!r}'
+    return f'{{"ph": "X", "name": "{name}", {span}, {thread}, "args": {args}}}'
+
+
+def _flow(flow_id: int, chain: list[int], middle: Nanoseconds, pid: int, tids: Nanoseconds) -> Iterator[str]:
     """Arrows from op to op of `chain`; each is tied to the middle of a slice, where no other slice begins or ends."""
     last = len(chain) - 1
     for n, (ts, tid) in enumerate(zip(middle[chain].tolist(), tids[chain].tolist(), strict=True)):
         phase = "s" if n == 0 else "f" if n == last else "t"
-        yield {"ph": phase, "bp": "e", "cat": "chain", "name": "chain", "id": flow_id, "ts": ts / 1e3,
-               "pid": pid, "tid": tid}  # fmt: skip
+        about = f'"ph": "{phase}", "bp": "e", "cat": "chain", "name": "chain", "id": {flow_id}'
+        yield f'{{{about}, "ts": {ts / 1e3!r}, "pid": {pid}, "tid": {tid}}}'
 
 
-def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[Event]:
+def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[str]:
     """What the rank keeps and what its links carry, whenever that changes; see the top of the file."""
     start, end, talks = trace.start_s[rank], trace.end_s[rank], trace.on_communication
     if needs.carried is None or needs.memories is None:
@@ -164,19 +164,22 @@ def _counters(trace: Trace, rank: int, pid: int, needs: _Needs) -> Iterator[Even
         yield from _counter(name, ("GB",), pid, held.times_s[kept], size[kept] / 1e9)
 
 
-def _counter(name: str, units: tuple[str, ...], pid: int, times_s: Array, *values: Array) -> Iterator[Event]:
-    for ts, now in zip((_nanoseconds(times_s) / 1e3).tolist(), np.array(values).T.tolist(), strict=True):
-        yield {"ph": "C", "name": name, "ts": ts, "pid": pid, "args": dict(zip(units, now, strict=True))}
+def _counter(name: str, units: tuple[str, ...], pid: int, times_s: Array, *values: Array) -> Iterator[str]:
+    """Values to the ninth digit: of GB, bytes."""
+    about, args = f'"ph": "C", "name": "{name}", "pid": {pid}', ", ".join(f'"{unit}": %r' for unit in units)
+    columns = [_nanoseconds(times_s) / 1e3, *(np.round(each, 9) for each in values)]
+    for ts, *now in zip(*(column.tolist() for column in columns), strict=True):
+        yield f'{{{about}, "ts": {ts!r}, "args": {{{args % (*now,)}}}}}'
 
 
-def _args(op: Op) -> Event:
+def _args(op: Op) -> dict[str, Any]:
     """What a click on a slice shows."""
     about = {"op": str(op), "kind": kind_name(op.kind), "step": op.step, "layer": op.layer, "part": op.part}
     return {key: value for key, value in (about | {"reads": list(op.reads)}).items() if value not in (None, "", [])}
 
 
-def _name(what: str, name: str, pid: int, tid: int = 0) -> Event:
-    return {"ph": "M", "name": f"{what}_name", "pid": pid, "tid": tid, "args": {"name": name}}
+def _name(what: str, name: str, pid: int, tid: int = 0) -> str:
+    return json.dumps({"ph": "M", "name": f"{what}_name", "pid": pid, "tid": tid, "args": {"name": name}})
 
 
 def _nanoseconds(seconds: npt.NDArray[np.float64]) -> Nanoseconds:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = (".csv", ".json", ".parquet")
+_MANY, _FEW = 10_000, 1_000
 _NEVER_SHOWN = (
     "key", "oldest_attention_steps", "images_per_s", "computing_alone_s", "stalled_s", "exposed_s",
     "communication_share", "engine", "error",
@@ -79,6 +80,15 @@ def pareto(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
 
 def front(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Numbers of the rows of costs [row, objective] that no other row dominates."""
+    left = np.arange(len(costs))
+    if len(costs) > _MANY:  # most of many are dominated by the front of a few
+        for best in costs[:: len(costs) // _FEW][front(costs[:: len(costs) // _FEW])]:
+            worse = (costs[left] >= best).all(axis=1) & (costs[left] > best).any(axis=1)
+            left = left[~worse]
+    return left[_front(costs[left])]
+
+
+def _front(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     order = np.lexsort(costs.T[::-1])
     kept: list[int] = []
     best = np.empty((0, costs.shape[1]))

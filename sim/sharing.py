@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -18,44 +16,12 @@ from simpy.events import Timeout
 
 from sim.fabric import Fabric
 from sim.fluid import Fluid
+from sim.moving import Moving
 from sim.stage import Crowd, Stage
 
 Array = npt.NDArray[np.float64]
 _TICK = 0.5  # what takes less than half of a tick is over,
 _OF_NOW = 1e-15  # or, late in long runs, less than the clock can tell
-
-
-@dataclass(frozen=True, eq=False)
-class Moving:
-    """One transfer of a collective: start_ticks, then a flow for each pair of ranks that has bytes."""
-
-    fabric: Fabric
-    moved_bytes: Array  # [src, dst]
-    start_ticks: float
-    moving_ticks: float  # alone, by the closed form
-    name: Hashable  # equal for equal transfers
-    ranks: tuple[int, ...]  # that take part
-
-    @cached_property
-    def flows(self) -> npt.NDArray[np.int64]:
-        """Sender and receiver [end, flow] of each pair of ranks that has bytes."""
-        return np.array(np.nonzero(self.moved_bytes * self.fabric.weight))
-
-    @cached_property
-    def flow_bytes(self) -> Array:
-        """[flow], as they count on their way."""
-        found: Array = (self.moved_bytes * self.fabric.weight)[self.flows[0], self.flows[1]]
-        return found
-
-    @property
-    def ends(self) -> npt.NDArray[np.int64]:
-        """[end, flow]: ranks that are not done before the flow has ended."""
-        return self.flows[1:] if self.fabric.receives_only else self.flows
-
-    @cached_property
-    def shape(self) -> Hashable:
-        """Equal for transfers between the same pairs."""
-        return self.flows.tobytes()
 
 
 class _Transfer:
@@ -65,22 +31,27 @@ class _Transfer:
         self, parts: Sequence[Moving], stretch: float, saved: float, then: Callable[[list[int]], None]
     ) -> None:
         self.parts, self.stretch, self.saved, self.then = list(parts), stretch, saved, then
-        self.group, self.ticks = 0, stretch  # whose compute slows it down, and how many ticks one of its own takes
+        self.group, self.slow = 0, 1.0  # whose compute slows it down, and how much at present
         self.waiting = {*parts[0].ranks}  # ranks whose end has not come
 
     def begin(self, now: float) -> None:
         """The next part starts up; when that is due, bytes flow."""
         self.part = self.parts.pop(0)
         self.due, self.flowing = now + self.part.start_ticks * self.ticks, False
-        whole = self.part.moving_ticks
+        whole = self.part.moving_ticks * self.part.factor
         left = self.part.flow_bytes * (max(0.0, 1.0 - self.saved / whole) if whole else 1.0)
         self.left = np.where(left > 0, left, np.inf)  # bytes [flow]; infinity where nothing is left
         self.saved = 0.0
 
     def slow_down(self, now: float, slow: float) -> None:
         """From now on a tick takes `slow` times as long as it would if no rank computed."""
-        self.due = now + (self.due - now) * slow * self.stretch / self.ticks
-        self.ticks = slow * self.stretch
+        self.due = now + (self.due - now) * slow / self.slow
+        self.slow = slow
+
+    @property
+    def ticks(self) -> float:
+        """That one of its own takes."""
+        return self.slow * self.stretch * self.part.factor
 
     def settle(self, now: float, tick: float) -> None:
         """Flows if it is due; ends ranks that have all; goes on to the next part where this one is over."""

@@ -43,6 +43,7 @@ def setting_problems(base: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[
 
 
 def plan_problems(plan: Plan, axes: Sequence[Axis]) -> Iterator[str]:
+    """What is missing, or has no effect, of how points are drawn."""
     if not axes:
         yield "axes: there are none; one point is `python -m sim simulate`"
     if plan.kind == "grid":
@@ -59,6 +60,7 @@ def plan_problems(plan: Plan, axes: Sequence[Axis]) -> Iterator[str]:
 
 
 def filter_problems(filters: Sequence[str], known: set[str]) -> Iterator[str]:
+    """Filters that cannot be read, or ask for what no point has."""
     for i, text in enumerate(filters):
         try:
             unknown = [name for name in Formula(text).names if name not in known]

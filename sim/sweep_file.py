@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sim.point import read_sources
 from sim.settings import DEFAULTS, in_si, setting_kind, value_problem
-from sim.sweep import Axis, Plan, Sweep
+from sim.sweep import NAMING, Axis, Plan, Sweep
 from sim.sweep_check import filter_problems, plan_problems, refused, setting_problems
 from sim.tables import readable
 
@@ -69,7 +69,7 @@ def sweep_of(tables: Any, path: Path | str) -> Sweep:
     problems += setting_problems(base, axes)
     problems += plan_problems(file.plan, axes)
     problems += filter_problems(file.filters, {*DEFAULTS, *base, *file.axes})
-    named = {key: [base[key]] if key in base else [] for key in ("cluster", "model", "schedule", "routing")}
+    named = {key: [base[key]] if key in base else [] for key in NAMING}
     named |= {axis.key: [*axis.values] for axis in axes if axis.key in named}
     sources = read_sources(named, problems)
     if not problems:

@@ -7,68 +7,58 @@ it refuses to know what a point means."""
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.point import Sources
 from sim.sweep_points import Chunk, Points
 from sim.sweep_rows import refused, rows_of
 from sim.sweep_store import Store, part_bytes
+from sim.sweep_workers import GONE, Workers, client_of, distributed, workers_of
 
 CHUNK_S = 5.0  # what a chunk should take: little is lost with a worker, and little time goes to handing out
 MOST_POINTS = 8192  # of a chunk
 _FIRST_POINTS = 16
-_STARTS = 5
-PATIENCE = "20s"  # for a scheduler to answer
 Tell = Callable[[int], None]
-Part = tuple[bytes, float]
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Who runs chunks: so many processes here (0: this one; None: one a core), or those of a scheduler or of Slurm."""
+class Part(NamedTuple):
+    """What a worker hands back: rows as a Parquet file, the seconds that they took; or the fault that there was."""
 
-    processes: int | None = None
-    scheduler: str | None = None
-    slurm_jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("processes", "scheduler", "slurm_jobs") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"--workers, --scheduler and --slurm all say who works: give one, not {len(given)}")
+    rows: bytes
+    seconds: float
+    fault: str = ""
 
 
 def chunk_part(chunk: Chunk, sources: Sources) -> Part:
-    """Rows of a chunk as a Parquet file, and the seconds that it took: what a worker does."""
+    """The rows of a chunk: what a worker does.  No fault of ours may stop a sweep, so that it is handed back, too."""
     began = time.perf_counter()
-    return part_bytes(rows_of(chunk, sources)), time.perf_counter() - began
+    try:
+        return Part(part_bytes(rows_of(chunk, sources)), time.perf_counter() - began)
+    except Exception as fault:
+        return Part(b"", time.perf_counter() - began, f"fault: {type(fault).__name__}: {fault}")
 
 
 def run_sweep(points: Points, store: Store, workers: Workers, tell: Tell = lambda done: None) -> None:
     """Fills `store` with a row for each of `points` that has none; `tell` is called with how many came in."""
-    ahead = _Ahead(points, store)
+    ahead = _Ahead(points, store, tell)
     if not ahead.left:
         return
     if workers.processes == 0:
         while (chunk := ahead.next()) is not None:
-            ahead.finish(chunk, *chunk_part(chunk, points.sweep.sources), tell)
+            ahead.take(chunk, chunk_part(chunk, points.sweep.sources))
         return
-    with _client(workers) as client:
-        _distribute(client, ahead, points.sweep.sources, tell)
+    with client_of(workers) as client:
+        _distribute(client, ahead, points.sweep.sources)
 
 
 class _Ahead:
     """What is still to be done, and how many points the next chunk should have."""
 
-    def __init__(self, points: Points, store: Store) -> None:
-        self.points, self.store = points, store
+    def __init__(self, points: Points, store: Store, tell: Tell) -> None:
+        self.points, self.store, self.tell = points, store, tell
         borders = points.borders
         missing = store.missing(len(points))
         self.left = deque(_cut(missing, borders))
@@ -89,12 +79,23 @@ class _Ahead:
         middle = chunk.first + len(chunk) // 2
         self.left.extendleft([(middle, chunk.last), (chunk.first, middle)])
 
-    def finish(self, chunk: Chunk, part: bytes, seconds: float, tell: Tell) -> None:
-        """Keeps a part, and learns from it how long points take."""
-        self.store.write(chunk.first, chunk.last, part)
-        fitting = int(len(chunk) * CHUNK_S / max(seconds, 1e-3))
+    def take(self, chunk: Chunk, part: Part) -> None:
+        """Keeps a part, and learns from it how long points take; halves a chunk with a fault, and notes that of one."""
+        if part.fault:
+            self.give_up(chunk, part.fault)
+            return
+        self.store.write(chunk.first, chunk.last, part.rows)
+        fitting = int(len(chunk) * CHUNK_S / max(part.seconds, 1e-3))
         self.size = max(1, min(MOST_POINTS, fitting, 4 * max(self.size, _FIRST_POINTS)))
-        tell(len(chunk))
+        self.tell(len(chunk))
+
+    def give_up(self, chunk: Chunk, why: str) -> None:
+        """Puts both halves in front; of a single point, writes why it has no results."""
+        if len(chunk) > 1:
+            self.again(chunk)
+            return
+        self.store.write(chunk.first, chunk.last, part_bytes(refused(chunk, why, self.points.sweep.sources)))
+        self.tell(1)
 
 
 def _cut(stretches: list[tuple[int, int]], borders: list[int]) -> Iterator[tuple[int, int]]:
@@ -111,31 +112,21 @@ def _cut(stretches: list[tuple[int, int]], borders: list[int]) -> Iterator[tuple
         yield first, last
 
 
-def _distribute(client: Any, ahead: _Ahead, sources: Sources, tell: Tell) -> None:
+def _distribute(client: Any, ahead: _Ahead, sources: Sources) -> None:
     """Keeps every worker supplied.  Suspects, points whose worker died, are run again when nothing else is."""
     wait = distributed().wait
-    _await_workers(client)
     shared = client.submit(_same, sources, pure=False)  # a task, so that it is made again if its worker dies
     flying: dict[Any, Chunk] = {}
     suspects: deque[Chunk] = deque()
     while ahead.left or flying or suspects:
-        while ahead.left and len(flying) < 2 * max(1, len(client.scheduler_info(n_workers=-1)["workers"])):
+        while ahead.left and len(flying) < 2 * workers_of(client):
             _send(client, ahead.next(), shared, flying)
-        if not flying:
+        alone = not flying
+        if alone:
             _send(client, suspects.popleft(), shared, flying)
-            alone = True
-        else:
-            alone = False
         done, _ = wait([*flying], return_when="FIRST_COMPLETED")
         for future in done:
-            _take(future, flying.pop(future), ahead, suspects, alone, tell)
-
-
-def _await_workers(client: Any) -> None:
-    """Waits for a first worker; says so if there is none yet, since nothing else would be seen."""
-    if not client.scheduler_info(n_workers=-1)["workers"]:
-        print("waiting for a first worker ...", file=sys.stderr, flush=True)
-        client.wait_for_workers(1)
+            _take(future, flying.pop(future), ahead, None if alone else suspects)
 
 
 def _send(client: Any, chunk: Chunk | None, shared: Any, flying: dict[Any, Chunk]) -> None:
@@ -143,92 +134,22 @@ def _send(client: Any, chunk: Chunk | None, shared: Any, flying: dict[Any, Chunk
     flying[client.submit(chunk_part, chunk, shared, pure=False)] = chunk
 
 
-def _take(future: Any, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk], alone: bool, tell: Tell) -> None:
-    """What came back for a chunk: its part, or that its workers died, or a fault."""
-    KilledWorker = distributed().KilledWorker
+def _take(future: Any, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk] | None) -> None:
+    """What came back for a chunk: its part, or that its workers died (suspects: None if nothing else was running).
+
+    Raises ConnectionError if nothing came back because there is no scheduler any more."""
     try:
-        part, seconds = future.result()
-    except KilledWorker as killed:
-        if len(chunk) > 1:
-            ahead.again(chunk)
-        elif not alone:
+        part = future.result()
+    except distributed().KilledWorker as killed:
+        if len(chunk) == 1 and suspects is not None:
             suspects.append(chunk)
         else:
-            ahead.finish(
-                chunk,
-                part_bytes(refused(chunk, f"killed its worker, also alone: {killed}", ahead.points.sweep.sources)),
-                0.0,
-                tell,
-            )
-        return
-    except Exception as fault:  # of ours: told in the row, so that the rest goes on
-        if len(chunk) > 1:
-            ahead.again(chunk)
-        else:
-            told = f"fault: {type(fault).__name__}: {fault}"
-            ahead.finish(chunk, part_bytes(refused(chunk, told, ahead.points.sweep.sources)), 0.0, tell)
-        return
-    ahead.finish(chunk, part, seconds, tell)
-
-
-def distributed() -> Any:
-    """dask.distributed.  Raises ValueError that says how to install it."""
-    try:
-        return import_module("distributed")
-    except ModuleNotFoundError:
-        raise ValueError("a sweep on several processes needs dask: pip install 'dice-sim[sweep]'") from None
+            ahead.give_up(chunk, f"killed its worker, also alone: {killed}")
+    except Exception as gone:  # chunk_part hands its own faults back: this is the way there, or the way back
+        raise ConnectionError(f"{GONE} ({type(gone).__name__}: {gone})") from gone
+    else:
+        ahead.take(chunk, part)
 
 
 def _same(sources: Sources) -> Sources:
     return sources
-
-
-@contextmanager
-def _client(workers: Workers) -> Iterator[Any]:
-    dask, there = import_module("dask"), distributed()
-    if workers.scheduler is not None:
-        with _connected(workers.scheduler) as client:
-            yield client
-        return
-    settings: dict[str, Any] = {
-        "distributed.scheduler.allowed-failures": 1,
-        "distributed.scheduler.worker-saturation": 1.0,
-    }
-    with dask.config.set(settings):
-        if workers.slurm_jobs is not None:
-            machine = _slurm(workers.slurm_jobs)
-        else:
-            machine = _local(workers.processes or len(os.sched_getaffinity(0)))
-        with machine, there.Client(machine) as client:
-            yield client
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    try:
-        client = distributed().Client(address, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--scheduler {address}: no scheduler answers: {error}") from None
-    with client:
-        yield client
-
-
-def _local(processes: int) -> Any:
-    """Processes here; begun again if one is killed while they start."""
-    for attempt in range(_STARTS):
-        try:
-            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0")
-        except RuntimeError:
-            if attempt == _STARTS - 1:
-                raise
-    raise AssertionError("it returns or raises")
-
-
-def _slurm(jobs: int) -> Any:
-    """Slurm jobs as dask-jobqueue starts them; its own configuration says cores, memory, queue and account."""
-    try:
-        machine = import_module("dask_jobqueue").SLURMCluster()
-    except ModuleNotFoundError:
-        raise ValueError("--slurm needs dask-jobqueue: pip install dask-jobqueue") from None
-    machine.scale(jobs=jobs)
-    return machine

@@ -30,16 +30,12 @@ class Trial:
     errors: tuple[str, ...]
 
     @property
-    def hours_text(self) -> str:
+    def duration_text(self) -> str:
         """How long, as one says it."""
-        minutes = self.seconds / 60
-        return (
-            f"{self.seconds:.0f} s"
-            if minutes < 3
-            else f"{minutes:.0f} min"
-            if minutes < 180
-            else f"{minutes / 60:.0f} h"
-        )
+        for unit, size in (("h", 3600.0), ("min", 60.0)):
+            if self.seconds >= 3 * size:
+                return f"{self.seconds / size:.0f} {unit}"
+        return f"{self.seconds:.0f} s"
 
     @property
     def size_text(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -74,8 +75,10 @@ def test_q_k_norm_and_size_of_the_images_are_the_files(tmp_path: Path) -> None:
     assert fitted(Checkpoint(tmp_path / "large.safetensors"), SHAPE) == large
 
 
-@pytest.mark.parametrize("name", ["S", "S-16E", "B", "XL", "G"])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("S", False), ("S-16E", False), ("B", False), ("B", True), ("XL", False), ("XL", True), ("G", True)],
+)
 def test_the_public_models_are_known_by_names_and_shapes(name: str, norm: bool, tmp_path: Path) -> None:
     shape = replace(MODELS[name], qk_norm=norm)
     names = {n: tuple(like.shape) for n, like in DiTMoE(shape, range(shape.experts)).state_dict().items()}
@@ -140,7 +143,7 @@ def grown_bytes(_: RankContext, path: Path, shape: ModelShape) -> tuple[int, int
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to tell a process's peak")
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 def test_a_rank_of_8_takes_memory_for_its_share_and_not_for_the_file(suffix: str, tmp_path: Path) -> None:
-    shape, path = replace(SHAPE, layers=6, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
+    shape, path = replace(SHAPE, layers=4, hidden=512, mlp_ratio=8), tmp_path / f"large{suffix}"
     likes = DiTMoE(shape, range(8)).to(torch.bfloat16).state_dict()
     if suffix == ".pt":
         torch.save({name: torch.zeros(like.shape, dtype=torch.bfloat16) for name, like in likes.items()}, path)
@@ -149,7 +152,7 @@ def test_a_rank_of_8_takes_memory_for_its_share_and_not_for_the_file(suffix: str
     with Ranks(1) as ranks:
         ((grown, held),) = ranks.call(grown_bytes, path, shape)
     assert path.stat().st_size > 5 * held
-    assert held - 2**24 < grown < held + 3 * 2**26
+    assert held - 2**24 < grown < held + 2**25
 
 
 # --------------------------------------------------------------------------------------------- misfits
@@ -170,6 +173,9 @@ def test_a_wrong_or_incomplete_file_is_refused_with_what_differs(tmp_path: Path)
     )
     with pytest.raises(ValueError, match=r"is of none of the models tiny, .*217 tensors, hidden 48"):
         fitted(Checkpoint(path))
+    save_file({"pos_embed": torch.zeros(16)}, path)
+    with pytest.raises(ValueError, match=r"mis-shaped: pos_embed \[16\], should be \[1, 16, 48\]$"):
+        fitted(Checkpoint(path), SHAPE)
 
 
 def test_norms_of_some_layers_only_are_missing_in_the_others(tmp_path: Path) -> None:
@@ -250,3 +256,11 @@ def test_the_command_draws_the_digits_that_ranks_made(tmp_path: Path, capsys: py
     assert exit_.value.code == 0
     assert float(capsys.readouterr().out.split("without communication:")[1]) < 1e-4
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "digits"])
+def test_the_page_says_what_was_measured(name: str) -> None:
+    benchmarks = Path(__file__).parent.parent / "benchmarks"
+    table = runpy.run_path(str(benchmarks / f"{name}.py"))["table"]
+    found = json.loads((benchmarks / "results" / f"{name}.json").read_text())
+    assert table(found) in (benchmarks.parent / "docs" / "checkpoints.md").read_text()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sim.cli_mesh import decoding_bytes
 from sim.decode import Convolution, Norm, decode_bytes, decode_s, decoder
 from sim.gpu import Gpu
 from sim.workload import MODELS
@@ -46,3 +47,12 @@ def test_the_largest_tensors_are_those_of_full_size() -> None:
 def test_latents_of_another_vae_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="this VAE decodes 4 channels of one frame, not"):
         decode_s(replace(MODELS["XL"], **changes), H100)
+
+
+def test_the_memory_command_computes_what_decoding_takes() -> None:
+    model = MODELS["XL"]
+    assert decoding_bytes("vae", model, 4) == decode_bytes(model, images=4)
+    assert decoding_bytes("3 GB", model, 4) == 3e9
+    assert decoding_bytes(None, model, 4) == 0.0
+    with pytest.raises(ValueError, match="vae_bytes"):
+        decoding_bytes("a lot", model, 4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -130,6 +133,25 @@ def test_a_browser_shows_the_report_and_asks_nobody(tmp_path: Path) -> None:
         "broken": 0, "images": 3, "small": 0, "wider": False}  # fmt: skip
     assert min(seen.value["tables"]) > 1
     assert len(seen.png) > 50_000
+
+
+@pytest.mark.browser
+@needs_browser
+def test_a_browser_shows_the_report_of_a_calibration(tmp_path: Path) -> None:
+    for words in ("measure --quick --model digits --images 4 --out bundle --patience 0",
+                  "report bundle --html calibration.html"):  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "calibration", *words.split()], cwd=tmp_path, capture_output=True,
+                              text=True, timeout=110, check=False,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    page = tmp_path / "calibration.html"
+    read(page.read_text())
+    seen = look(page, SCRIPT)
+    assert [url for url in seen.requests if not url.startswith("data:")] == [page.as_uri()]
+    assert seen.errors == []
+    assert {key: seen.value[key] for key in ("broken", "small", "wider")} == {"broken": 0, "small": 0, "wider": False}
+    assert seen.value["images"] >= 2
+    assert min(seen.value["tables"]) > 1
 
 
 @pytest.mark.browser

@@ -255,7 +255,7 @@ def test_a_file_that_cannot_be_written_is_left_alone(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="its directory does not exist"):
         write_perfetto([trace], tmp_path / "no" / "t.json")
     (tmp_path / "t.json").write_text("old")
-    monkeypatch.setattr("sim.perfetto.trace_events", lambda *_: iter([{"not json": {1, 2}}]))
+    monkeypatch.setattr("sim.perfetto.trace_events", lambda *_: iter([{"no": "text"}]))
     with pytest.raises(TypeError):
         write_perfetto([trace], tmp_path / "t.json")
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]

@@ -244,6 +244,8 @@ def test_emulate_has_the_machines_ranks_and_seconds(tmp_path: Path, capsys: pyte
     [
         ("quality dice --images 10", "10 images cannot be shared out evenly over 8 ranks"),
         ("quality dice --ranks 3 --images 12", "8 experts cannot be spread evenly over 3 ranks"),
+        ("quality dice --wire float64", "float32 rows gain nothing from travelling as float64"),
+        ("quality dice --wire int4", "unknown wire 'int4'"),
         ("quality nonsense", "unknown schedule 'nonsense'"),
         ("quality dice --npz /nowhere", "--npz /nowhere should be a folder that exists"),
         ("quality dice --model tiny --picture x.png", "makes latents of 4 channels"),

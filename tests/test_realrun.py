@@ -134,6 +134,8 @@ def test_recorded_tokens_are_in_the_order_of_the_forward(ranks: Ranks) -> None:
     [
         ({"mesh": Mesh(data=2)}, "mesh: real ranks are one group"),
         ({"placement": round_robin(8, 2)}, "placement: real ranks are one group"),
+        ({"dtype": "bf16"}, "workload: dtype=bf16 has no effect on real ranks"),
+        ({"grouped": True}, "workload: grouped=True has no effect on real ranks"),
         ({"guidance": False}, "guidance=False: real runs always compute both halves"),
         ({"wire": "float64"}, "float32 rows gain nothing from travelling as float64"),
         ({"routing": Routing.balanced(SHAPE, 2, 64)}, "a real run routes by its own router"),

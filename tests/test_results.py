@@ -78,6 +78,16 @@ def test_a_front_is_what_nothing_beats(costs: list[tuple[int, int, int]]) -> Non
     assert {*front(array).tolist()} == brute_front(array)
 
 
+def test_the_front_of_many_is_that_of_all_pairs() -> None:
+    costs = np.random.default_rng(0).integers(0, 60, (20_000, 3)).astype(float)
+    found = front(costs)
+    beaten = np.zeros(len(costs), bool)
+    for best in costs[found]:
+        assert not ((costs <= best).all(axis=1) & (costs < best).any(axis=1)).any()
+        beaten |= (costs >= best).all(axis=1) & (costs > best).any(axis=1)
+    assert {*found.tolist()} == {*np.flatnonzero(~beaten).tolist()}
+
+
 def test_pareto_takes_directions_and_leaves_out_what_was_refused() -> None:
     table = pd.DataFrame({"a": [1.0, 2.0, 3.0, 0.0], "b": [1.0, 2.0, 2.0, np.nan], "c": list("wxyz")})
     assert pareto(table, ["a", "-b"])["c"].tolist() == ["w", "x"]

@@ -37,9 +37,9 @@ MODES = tuple(map(Mode.parse, ("sync", "stale", "sync 1,2", "stale 2,2")))
 STEPS = 7
 
 
-def timed(schedule: Schedule) -> float:
+def timed(schedule: Schedule, bytes_per_s: float = 1e9) -> float:
     """Seconds on a machine whose links and compute are about as slow."""
-    machine = cluster(2, link=replace(cluster().link, bytes_per_s=1e9))
+    machine = cluster(2, link=replace(cluster().link, bytes_per_s=bytes_per_s))
     return simulate(schedule, Workload(model(schedule), 2, 2), machine).makespan_s
 
 
@@ -134,10 +134,10 @@ def test_costs_are_those_of_the_schedules() -> None:
 
 
 def test_the_least_cost_at_a_latency_is_that_of_all_schedules() -> None:
-    """Every mode for every one of five layers, timed: none as fast costs less than was found, or than the bound."""
-    search = LayerSearch(STEPS, 5, MODES, age_cost(STEPS, 5, MODES), timed)
+    """Every mode for every one of four layers, timed: none as fast costs less than was found, or than the bound."""
+    search = LayerSearch(STEPS, 4, MODES, age_cost(STEPS, 4, MODES), timed)
     search.probe(30, seed=1)
-    every = [np.array(each) for each in product(range(4), repeat=5)]
+    every = [np.array(each) for each in product(range(4), repeat=4)]
     every = [choice for choice in every if sum(MODES[m].stale for m in choice) != 1]
     truth = [(search.timed(search.schedule(choice)), search.cost.of(choice)) for choice in every]
     for limit_s in np.linspace(min(s for s, _ in truth), max(s for s, _ in truth), 7)[1:]:
@@ -146,7 +146,7 @@ def test_the_least_cost_at_a_latency_is_that_of_all_schedules() -> None:
         assert found.seconds <= limit_s
         assert found.bound is not None
         assert found.bound <= least * (1 + 1e-9)
-        assert least <= found.cost <= least + 0.15  # one layer's step of one mode
+        assert least <= found.cost <= least * 1.05
         quickest = min(seconds for seconds, cost in truth if cost <= found.cost * (1 + 1e-9))
         assert search.fastest(found.cost).seconds <= quickest * 1.02
 
@@ -192,16 +192,17 @@ def test_a_search_of_orders_only_gets_faster_and_never_staler() -> None:
     def build(chosen: object) -> Schedule:
         return load_schedule("interweaved", 5, 4, **chosen)  # type: ignore[arg-type]
 
-    found = [*local_search(build, timed, cost_of(None), 60, seed=2)]
+    def slow(schedule: Schedule) -> float:
+        return timed(schedule, 2e8)
+
+    found, again = ([*local_search(build, slow, cost_of(None), 60, seed=2)] for _ in range(2))
     seconds = [each.seconds for each in found]
-    assert seconds[0] == timed(plan)
-    assert seconds == sorted(seconds, reverse=True)
     assert len(found) > 1
+    assert seconds[0] == slow(plan)
+    assert seconds == sorted(seconds, reverse=True)
     assert all(each.cost <= cost_of(None)(plan) for each in found)
-    assert found[-1].seconds == timed(reordered(build(found[-1].candidate.settings), found[-1].candidate.shifts))
-    assert [str(each.candidate) for each in local_search(build, timed, cost_of(None), 60, seed=2)] == [
-        str(each.candidate) for each in found
-    ]
+    assert found[-1].seconds == slow(reordered(build(found[-1].candidate.settings), found[-1].candidate.shifts))
+    assert [str(each.candidate) for each in again] == [str(each.candidate) for each in found]
     assert str(Candidate()) == "as it was"
 
 
@@ -292,18 +293,18 @@ def test_trials_are_told_once_and_only_once_whatever_stops_them(tmp_path: Path) 
 
 
 def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
-    file, out = written(tmp_path, SETTINGS.replace("trials: 30", "trials: 60")), tmp_path / "out"
+    file, out = written(tmp_path, SETTINGS.replace("trials: 30", "trials: 16")), tmp_path / "out"
     command = [sys.executable, "-m", "sim", "search", str(file), "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as first:
         journal, deadline = out / "journal.log", time.monotonic() + 60
-        while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count("told") < 3):
+        while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count("told") < 2):
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].split()[:3] == ["trial", "schedule", "schedule.stride"]
     search = read_search(file)
     assert isinstance(search, SettingsSearch)
-    assert told(opened(search, journal)) == 60
+    assert told(opened(search, journal)) == 16
 
 
 def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> None:
@@ -323,3 +324,14 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
     held = json.loads((out / "order.json").read_text())
     assert held["done"] == 25
     assert load_schedule(str(out / "order.txt")).steps == 4
+
+
+def test_the_page_shows_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = __import__("search_page")
+    found = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
+    text = (ROOT / "docs" / "search.md").read_text()
+    for table in (page.layers(found["layers"]), page.orders(found["order"]), page.checked(found)):
+        assert table in text
+    assert all(row["cost_as_fast"] <= row["cost_of_rule"] * (1 + 1e-9) for row in found["layers"])
+    assert all(row["largest_difference"] < 1e-10 and row["wrong_ages"] == 0 for row in found["verify"])

@@ -19,10 +19,11 @@ from sim.engine import simulate
 from sim.fabric import Fabric
 from sim.fluid import Fluid
 from sim.load import load_schedule
+from sim.moving import Moving
 from sim.network import Network, Resource, Route
 from sim.passes import on_communicators
 from sim.schedule import Schedule
-from sim.sharing import Moving, Sharing
+from sim.sharing import Sharing
 from sim.stage import Crowd, Run
 from sim.trace import Trace
 from sim.workload import Workload
@@ -125,7 +126,7 @@ def test_bytes_are_conserved_and_time_is_not_wasted(seed: int, transfers: int, n
             assert not ends[n, ranks].any(), "a rank ends once"
             ends[n, ranks] = env.now
 
-        together.transfer([Moving(fabric, moved[n], 0.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
+        together.transfer([Moving(fabric, moved[n], 0.0, 1.0, 1.0, n, (0, 1, 2, 3))], 1.0, 0.0, then)
 
     for n, at in enumerate(begins.tolist()):
         timer = Timeout(env, at)

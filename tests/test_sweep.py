@@ -31,10 +31,11 @@ from sim.settings import value_problem
 from sim.sweep import Sweep
 from sim.sweep_facts import FactBook
 from sim.sweep_file import read_sweep
-from sim.sweep_points import Points, row_keys
+from sim.sweep_points import Chunk, Points, row_keys
 from sim.sweep_rows import rows_of
-from sim.sweep_run import Workers, run_sweep
+from sim.sweep_run import run_sweep
 from sim.sweep_store import Store, opened, part_bytes
+from sim.sweep_workers import Workers
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
@@ -326,6 +327,49 @@ def test_dask_workers_write_what_this_process_would(make: Make, tmp_path: Path) 
     pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / "there"))
 
 
+def test_a_fault_of_ours_is_told_in_its_row_and_does_not_stop_the_rest(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = Points(make(SMALL))
+
+    def faulty(chunk: Chunk, sources: Sources) -> Any:
+        if 7 in range(chunk.first, chunk.last):
+            raise KeyError("seven")
+        return rows_of(chunk, sources)
+
+    monkeypatch.setattr("sim.sweep_run.rows_of", faulty)
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        run_sweep(points, store, Workers(processes=0))
+    rows = frame(tmp_path / "f")
+    assert len(rows) == 18
+    assert rows["error"].dropna().tolist() == ["fault: KeyError: 'seven'"]
+    [key] = row_keys(points.chunk(7, 8), points.sweep.sources)
+    assert rows.loc[rows["error"].notna(), "key"].tolist() == [key]
+
+
+def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.sweep_workers.PATIENCE", "1s")
+    text = SMALL.replace("steps: 3", "steps: 30").replace("images: [1, 2]", "seed: {low: 0, high: 59, count: 60}")
+    points = Points(make(text))
+    made = MADE | {"points": len(points)}
+    machine = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+    done: list[int] = []
+
+    def tell(count: int) -> None:
+        done.append(count)
+        machine.close()
+
+    with opened(tmp_path / "f", SMALL, made, {}) as store:
+        with pytest.raises(ConnectionError, match="the same command goes on"):
+            run_sweep(points, store, Workers(scheduler=machine.scheduler_address), tell)
+        rows = frame(tmp_path / "f")
+        assert len(rows) == sum(done) < len(points)
+        assert rows["error"].isna().all()
+        assert sum(last - first for first, last in store.missing(len(points))) == len(points) - sum(done)
+
+
 def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,7 +478,7 @@ def test_sweep_then_the_same_command_again(run: Callable[..., Any]) -> None:
 def test_who_works_is_said_once_and_has_to_be_there(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr("sim.sweep_run.PATIENCE", "1s")
+    monkeypatch.setattr("sim.sweep_workers.PATIENCE", "1s")
     code, _, err = run("sweep", "small.yaml", *words)
     assert code == 2
     assert said in err

@@ -10,8 +10,9 @@ import pytest
 from benchmarks.sweep_kills import compare
 from sim.sweep_file import read_sweep
 from sim.sweep_points import Points
-from sim.sweep_run import Workers, run_sweep
+from sim.sweep_run import run_sweep
 from sim.sweep_store import opened
+from sim.sweep_workers import Workers
 
 DEADLY = """
 import multiprocessing, os, signal

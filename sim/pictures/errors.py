@@ -47,7 +47,7 @@ def draw_errors(errors: Mapping[str, npt.ArrayLike], *, width_in: float = COLUMN
         cases = np.asarray(given, dtype=np.float64).ravel()
         if not cases.size or not np.isfinite(cases).all():
             raise ValueError(f"{level}: errors should be one or more finite numbers, not {given!r}")
-        names.append(f"{level}: {len(cases)}\n{_told(cases)}")
+        names.append(f"{level}\n{len(cases)}\n{_told(cases)}")
         _draw_level(axes, at, cases, palette()[0])
     axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", length=0)
@@ -55,6 +55,7 @@ def draw_errors(errors: Mapping[str, npt.ArrayLike], *, width_in: float = COLUMN
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y")
     axes.set_ylabel("predicted / measured - 1")
+    axes.set_xlabel("(cases, median, worst)")
     return made
 
 
@@ -70,7 +71,7 @@ def _draw_level(axes: Axes, at: int, cases: Array, colour: str) -> None:
 
 def _told(cases: Array) -> str:
     """Median and worst, for the axis."""
-    return f"median {np.median(cases):+.1%}\nworst {cases[np.argmax(np.abs(cases))]:+.1%}"
+    return f"{np.median(cases):+.1%}\n{cases[np.argmax(np.abs(cases))]:+.1%}"
 
 
 @styled

@@ -1,0 +1,93 @@
+"""A cluster in words: a few lines that sum it up, and what differs between two.
+
+It knows how a cluster is told; it refuses to know how numbers come about.  What `described` returns is a cluster file:
+the summary is comments, so it can be redirected, changed and handed back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from sim.cluster import Cluster, Link
+from sim.gpu import Gpu
+from sim.network import TRANSPORTS
+from sim.show import grid
+from sim.units import readable
+
+_SHOWN_BYTES = (2**20, 2**25, 2**29)  # send buffers of which the summary says how long an all-to-all takes
+_LONGEST = 44  # characters of a value that a difference shows
+
+
+def described(cluster: Cluster) -> str:
+    """The cluster's YAML, under a summary in comments."""
+    return "".join(f"# {line}\n" for line in summary(cluster)) + str(cluster)
+
+
+def summary(cluster: Cluster) -> list[str]:
+    """What a reader asks first: devices, links, what an even all-to-all takes alone, hosts, interference, noise."""
+    return [*_devices(cluster), *_links(cluster), *_behaviour(cluster)]
+
+
+def _devices(cluster: Cluster) -> Iterator[str]:
+    gpu = cluster.compute
+    if not isinstance(gpu, Gpu):
+        yield f"{cluster.name}: {cluster.ranks} ranks with measured rates by kind of op"
+        return
+    peaks = ", ".join(
+        f"{key.removesuffix('_flops_per_s')} {readable('_flops_per_s', p)}" for key, p in gpu.peak.items()
+    )
+    yield f"{cluster.name}: {cluster.ranks} x {gpu.name}, {gpu.multiprocessors} multiprocessors; {peaks}"
+    yield f"memory {readable('_bytes', gpu.memory_bytes)} at {readable('_bytes_per_s', gpu.memory_bytes_per_s)}"
+
+
+def _links(cluster: Cluster) -> Iterator[str]:
+    fabric, ranks = cluster.fabric, cluster.ranks
+    if isinstance(cluster.link, Link):
+        yield f"link of each {cluster.link.scope}: {readable('_bytes_per_s', cluster.link.bytes_per_s)}"
+    else:
+        yield f"transport {cluster.link.transport}: {TRANSPORTS[cluster.link.transport]}"
+    each = [float(fabric.all_to_all_s(np.full((ranks, ranks), size / ranks)).max()) for size in _SHOWN_BYTES]
+    told = [f"{size // 2**20} MiB {readable('_s', s)}" for size, s in zip(_SHOWN_BYTES, each, strict=True)]
+    yield f"all-to-all of {ranks} ranks, by send buffer: {', '.join(told)}"
+
+
+def _behaviour(cluster: Cluster) -> Iterator[str]:
+    host, slow = cluster.host, cluster.interference
+    order = "computes itself" if host.synchronous else "runs ahead"
+    first = "before" if host.priority else "after"
+    yield f"a host {order}; a collective starts {first} the kernel that runs"
+    factors = ", ".join(f"{kind} {factor:.0%}" for kind, factor in slow.compute.items()) or "none by kind"
+    yield f"compute is slower while communication runs: {factors}; communication: {slow.communication:.0%}"
+    noise = ", ".join(f"{kind} {sigma:.1%}" for kind, sigma in cluster.jitter.items())
+    yield f"jitter of an op: {noise or 'unknown, so a seed is refused'}"
+
+
+def difference(one: Cluster, other: Cluster) -> list[str]:
+    """A table of every number, name and source that differs, by dotted key; ratios of numbers."""
+    left, right = (dict(_leaves(asdict(cluster))) for cluster in (one, other))
+    keys = [key for key in dict.fromkeys((*left, *right)) if left.get(key) != right.get(key)]
+    if not keys:
+        return [f"{one.name} and {other.name} do not differ"]
+    rows = [[key, _shown(left.get(key)), _shown(right.get(key)), _ratio(left.get(key), right.get(key))] for key in keys]
+    return grid(["key", "is", "there", "ratio"], rows)
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}".strip("."))
+    else:
+        yield key, value
+
+
+def _shown(value: Any) -> str:
+    text = "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _ratio(one: Any, other: Any) -> str:
+    both = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other))
+    return f"{other / one:.3g}" if both and one else ""

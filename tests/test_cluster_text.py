@@ -1,0 +1,46 @@
+"""Clusters in words and as pictures: what is printed loads back, what differs is said and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.cluster import Cluster, presets
+from sim.cluster_picture import draw_cluster
+from sim.cluster_text import described, difference, summary
+
+
+@pytest.mark.parametrize("name", presets())
+def test_what_is_printed_is_the_cluster(name: str, tmp_path: Path) -> None:
+    cluster = Cluster.load(name)
+    (tmp_path / "again.yaml").write_text(described(cluster))
+    assert Cluster.load(tmp_path / "again.yaml") == cluster
+    assert str(cluster.ranks) in summary(cluster)[0]
+
+
+def test_a_difference_names_what_differs_and_only_that() -> None:
+    one = Cluster.load("8x-h100")
+    assert difference(one, one) == [f"{one.name} and {one.name} do not differ"]
+    other = replace(one, host=replace(one.host, launch_s=2 * one.host.launch_s))
+    lines = difference(one, other)
+    assert sum("host.launch_s" in line for line in lines) == 1
+    assert len(lines) == len(difference(one, replace(one, name="another")))
+    assert lines[-1].split() == ["host.launch_s", "5e-06", "1e-05", "2"]
+
+
+@pytest.mark.parametrize("name", ["8x-l40s", "2x8-h100", "cpu-2-ranks"])
+def test_any_cluster_is_drawn(name: str, tmp_path: Path) -> None:
+    draw_cluster(Cluster.load(name), tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text()
+    assert text.count("<path") > Cluster.load(name).ranks
+
+
+def test_the_command_prints_draws_and_compares(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["cluster", "8x-h100", "--diff", "8x-h200", "--picture", str(tmp_path / "c.png")])
+    assert done.exit_code == 0
+    assert "compute.memory_bytes_per_s" in done.stdout
+    assert (tmp_path / "c.png").stat().st_size > 1000
