@@ -119,9 +119,9 @@ def check_fit(schedule: Schedule, workload: Workload, settings: Settings, world:
     for what, given in [("mesh", workload.mesh), ("placement", workload.placement)]:
         if given is not None:
             raise ValueError(f"{what}: real ranks are one group, with expert e on rank e mod {world}; leave it out")
-    for what, given in [("dtype", workload.dtype), ("grouped", workload.grouped)]:
-        if given:
-            raise ValueError(f"workload: {what}={given} has no effect on real ranks, which compute in settings.dtype")
+    for what, said in [("dtype", workload.dtype), ("grouped", workload.grouped)]:
+        if said:
+            raise ValueError(f"workload: {what}={said} has no effect on real ranks, which compute in settings.dtype")
     if not workload.guidance:
         raise ValueError("guidance=False: real runs always compute both halves")
     if workload.routing is not None:

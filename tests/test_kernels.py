@@ -179,7 +179,7 @@ def test_larger_images_have_more_tokens_and_odd_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="pixels=500 should be a multiple of 16, above 0"):
         load_model("XL", pixels=500)
     with pytest.raises(
-        ValueError, match=r"unknown model 'XXL'; the models are tiny, S, S-16E, B, L, XL, G, or a .yaml"
+        ValueError, match=r"unknown model 'XXL'; the models are tiny, digits, S, S-16E, B, L, XL, G, or a .yaml"
     ):
         load_model("XXL")
 
