@@ -82,17 +82,18 @@ def _says(process: psutil.Process, word: str) -> bool:
         return False
 
 
-def harass(driver: Driver, points: int, kills: int, seed: int) -> None:
-    """Runs the command to its end, with `kills` kills spread over its progress.  Raises if it fails by itself."""
+def harass(driver: Driver, points: int, kills: int, seed: int, pause_s: float) -> None:
+    """Runs the command to its end, with `kills` kills spread over its progress, each up to pause_s late.  Raises if it
+    fails by itself, or ends before it was killed so often."""
     random = Random(seed)
     whom = [random.choice(["worker", "driver"]) for _ in range(kills - 2)]
     whom = random.sample([*whom, "worker", "driver"], kills)
     driver.start()
     for n, each in enumerate(whom):
-        while _done(driver.folder) < n * points * 0.9 / kills:
+        while _done(driver.folder) < n * points * 0.7 / kills:
             _running(driver)
             time.sleep(0.05)
-        time.sleep(random.uniform(0.0, 0.7))
+        time.sleep(random.uniform(0.0, pause_s))
         while not driver.kill(each):
             _running(driver)
             time.sleep(0.05)
@@ -116,14 +117,14 @@ def frame(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder).sort_values("key").reset_index(drop=True)
 
 
-def compare(points: int, kills: int, seed: int, folder: Path, steps: int = 8) -> dict[str, Any]:
+def compare(points: int, kills: int, seed: int, folder: Path, steps: int = 8, pause_s: float = 0.7) -> dict[str, Any]:
     """Runs both sweeps; says what was killed.  Raises AssertionError where results differ."""
     file = folder / "kills.yaml"
     file.write_text(SWEEP.format(steps=steps, last=points // 4 - 1, count=points // 4))
     peace = [sys.executable, "-m", "sim", "sweep", str(file), "--out", str(folder / "peace"), "--workers", "0"]
     subprocess.run(peace, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True, capture_output=True)
     driver, began = Driver(folder / "killed", file), time.perf_counter()
-    harass(driver, points, kills, seed)
+    harass(driver, points, kills, seed, pause_s)
     killed, left = frame(folder / "killed"), frame(folder / "peace")
     assert len(killed) == points == killed["key"].nunique(), "every point once"
     pd.testing.assert_frame_equal(killed, left, check_exact=True)
