@@ -33,7 +33,7 @@ _RAMP_BYTES = 1e6  # far below any all-to-all here, far above a count exchange
 
 @dataclass(frozen=True)
 class Doubt:
-    """One value of everything that is not known of the machine; each default is the preset's.
+    """One value of everything that is not known of the machine; each default is the preset's, but for its jitter.
 
     compute: factor on the shares of peak and memory bandwidth that products reach.  unscaled: share of the time of an
     all-to-all at 16 images that does not depend on its bytes.  share_waits: the published share counts what a rank
