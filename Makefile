@@ -31,6 +31,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 readme: $(VENV)/installed
 	$(RUN) -m calibration readme calibration/data/cpu-2-ranks
 	$(RUN) -m calibration tables
+	cp calibration/data/cpu-2-ranks/cluster-30MB-per-s.yaml sim/clusters/cpu-2-ranks.yaml
 
 # Predictions beside runs, in small; fails only if a run is not what its schedule means.
 history: $(VENV)/installed
