@@ -27,6 +27,7 @@ from sim.vulnerability import Vulnerability, shares_of
 Array = npt.NDArray[np.float64]
 Choice = npt.NDArray[np.int64]  # [layer] number of its mode
 Timed = Callable[[Schedule], float]
+_ROUNDED = 1 + 1e-12  # times that are added up layer by layer are off by some last bits
 MODES = tuple(map(Mode.parse, ("sync", "stale")))
 MORE_MODES = tuple(Mode.parse(f"{base}{slots}") for base in ("sync", "stale")
                    for slots in ("", " 1,2", " 1,3", " 1,4", " 2,2", " 2,4", " 3,3", " 4,4"))  # fmt: skip
@@ -175,7 +176,7 @@ class LayerSearch:
     def _least_cost(self, limit_s: float) -> float | None:
         if self.cost.gram is not None:
             return None
-        return self.front.least_second(limit_s / (1 - self.fastest_error))
+        return self.front.least_second(limit_s / (1 - self.fastest_error) * _ROUNDED)
 
     def _found(self, choice: Choice, bound: float | None) -> Found:
         modes = tuple(self.modes[m] for m in choice)

@@ -151,6 +151,21 @@ def test_the_least_cost_at_a_latency_is_that_of_all_schedules() -> None:
         assert search.fastest(found.cost).seconds <= quickest * 1.02
 
 
+@pytest.mark.parametrize("stale_s", [0.1, 0.3, 1 / 3, 2.591 / 7])
+def test_a_bound_holds_where_the_limit_is_just_what_layers_add_up_to(stale_s: float) -> None:
+    """The sum of some layers' seconds may be a last bit over the limit that the same schedule takes."""
+
+    def additive(schedule: Schedule) -> float:
+        stale = sum(age > 0 for age, *_ in schedule.staleness()[-1])
+        return 28 * 0.7 - stale * (0.7 - stale_s)
+
+    search = LayerSearch(STEPS, 28, MODES[:2], age_cost(STEPS, 28, MODES[:2]), additive)
+    for stale in range(2, 28):
+        found = search.best(additive(layerwise(STEPS, [MODES[n < stale] for n in range(28)])))
+        assert found.bound is not None
+        assert found.bound <= found.cost * (1 + 1e-9)
+
+
 def test_layers_that_cost_more_are_spared() -> None:
     weights = np.array([[1.0, 1.0], [9.0, 9.0], [1.0, 1.0], [9.0, 9.0], [1.0, 1.0], [1.0, 1.0]])
     search = LayerSearch(STEPS, 6, MODES[:2], age_cost(STEPS, 6, MODES[:2], weights=weights), timed)
