@@ -20,10 +20,10 @@ from statistics import median
 from calibration.samples import machine
 from sim import MODELS, Cluster, Schedule, Workload, load_schedule, simulate
 from sim.cluster import COMPUTE_KINDS, Host, Interference, Link, Rate
-from sim.network import Network, Resource, Route
 from sim.passes import on_communicators
 from sim.router import modelled
 from sim.routing import Routing
+from sim.transfers.network import Network, Resource, Route
 
 REPEATS = 7
 STEPS = 57

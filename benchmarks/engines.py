@@ -22,8 +22,8 @@ import numpy as np
 from calibration.samples import machine
 from sim import MODELS, Cluster, Schedule, Workload, load_schedule, simulate
 from sim.cluster import COMPUTE_KINDS, Host, Interference, Link, Rate
-from sim.evaluate import Evaluator
-from sim.network import Network
+from sim.transfers.network import Network
+from sim.vectorised.evaluate import Evaluator
 
 REPEATS, AT_ONCE, DRAWN = 3, 1024, 40
 MODEL, RANKS, STEPS = MODELS["XL"], 8, 50

@@ -25,8 +25,8 @@ import yaml
 from scipy.optimize import least_squares
 
 from calibration.samples import machine
-from sim.fabric import Fabric
-from sim.network import Network, Resource, Route
+from sim.transfers.fabric import Fabric
+from sim.transfers.network import Network, Resource, Route
 
 Array = npt.NDArray[np.float64]
 MIB = 2**20

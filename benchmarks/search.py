@@ -25,13 +25,13 @@ import numpy as np
 
 from calibration.samples import machine
 from sim import MODELS, Cluster, Schedule, Workload, load_schedule, simulate
-from sim.engines import Case, evaluate
 from sim.inputs import drawn, inputs_of
-from sim.layerwise import Mode, layerwise
-from sim.search_file import Run
-from sim.search_layers import MODES, MORE_MODES, Cost, LayerSearch, age_cost, image_cost
-from sim.search_order import SETTINGS, local_search, reordered
-from sim.search_run import cost_of, memory_bytes, seconds_of, with_settings
+from sim.search.file import Run
+from sim.search.layers import MODES, MORE_MODES, Cost, LayerSearch, age_cost, image_cost
+from sim.search.layerwise import Mode, layerwise
+from sim.search.order import SETTINGS, local_search, reordered
+from sim.search.run import cost_of, memory_bytes, seconds_of, with_settings
+from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
 from sim.workload import ModelShape
 

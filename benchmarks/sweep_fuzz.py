@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from sim.load import load_schedule
-from sim.point import Sources
 from sim.schedules import SCHEDULES
-from sim.settings import DEFAULTS, setting_kind, settings_problems
-from sim.sweep_points import Chunk
-from sim.sweep_rows import rows_of
+from sim.sweeps.point import Sources
+from sim.sweeps.points import Chunk
+from sim.sweeps.rows import rows_of
+from sim.sweeps.settings import DEFAULTS, setting_kind, settings_problems
 
 RESULTS = Path(__file__).parent / "results" / "sweep_fuzz.json"
 LONGEST_S = 60.0

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from sim.sweep_store import Store
+from sim.sweeps.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "sweep_kills.json"
 ROOT = Path(__file__).parent.parent

@@ -27,12 +27,12 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from sim import engines
-from sim.sweep_file import read_sweep
-from sim.sweep_points import Points
-from sim.sweep_rows import rows_of
-from sim.sweep_run import MOST_POINTS
-from sim.sweep_store import part_bytes
+from sim.sweeps.file import read_sweep
+from sim.sweeps.points import Points
+from sim.sweeps.rows import rows_of
+from sim.sweeps.run import MOST_POINTS
+from sim.sweeps.store import part_bytes
+from sim.vectorised import engines
 
 RESULTS = Path(__file__).parent / "results" / "sweep_million.json"
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,7 @@ from calibration.fit_links import LinkFit, fit_link
 from calibration.lines import RESAMPLES, Array, Line, fit_line
 from calibration.samples import Sample
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Rate
-from sim.network import Network
+from sim.transfers.network import Network
 from sim.units import readable
 
 NO_SLOPE = 1e18  # FLOP/s of a kind whose time does not grow with its FLOPs in the samples

@@ -15,7 +15,7 @@ import numpy as np
 from calibration.lines import Array, Line, fit_line, scatter
 from calibration.samples import Sample
 from sim.cluster import Link
-from sim.network import Network, Resource, Route
+from sim.transfers.network import Network, Resource, Route
 from sim.units import readable
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster
-from sim.engines import Case, evaluate
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
-from sim.network import Network
 from sim.rivals import contenders
 from sim.schedule import Schedule
-from sim.sweep_facts import FactBook, Facts
+from sim.sweeps.facts import FactBook, Facts
+from sim.transfers.network import Network
+from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
 from sim.workload import Workload
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli_advise import advise, sensitivity
-from sim.cli_cluster import cluster as tell_cluster
-from sim.cli_mesh import MeshText, NoGuidance, PlacementText, decoding, decoding_bytes, meshed, placed
-from sim.cli_profile import read_back
-from sim.cli_reference import reference
-from sim.cli_results import results
-from sim.cli_search import search
-from sim.cli_similarity import similarity
-from sim.cli_sweep import sweep
-from sim.cli_traces import (
+from sim.commands.advise import advise, sensitivity
+from sim.commands.cluster import cluster as tell_cluster
+from sim.commands.mesh import MeshText, NoGuidance, PlacementText, decoding, decoding_bytes, meshed, placed
+from sim.commands.profile import read_back
+from sim.commands.reference import reference
+from sim.commands.results import results
+from sim.commands.search import search
+from sim.commands.similarity import similarity
+from sim.commands.sweep import sweep
+from sim.commands.traces import (
     Decode,
     Json,
     Outputs,

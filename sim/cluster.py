@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from sim.fabric import Fabric
 from sim.gpu import Gpu, gpu_table, value_errors
-from sim.network import Network, Resource, Route, network_problems
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.tables import CLOSED, in_si, numbers, read_table, readable, table, table_text
+from sim.transfers.fabric import Fabric
+from sim.transfers.network import Network, Resource, Route, network_problems
 
 COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in (*COLLECTIVES, "Q"))
 _ALSO = ("Q",)  # of schedules with sharded patches only; without a rate of its own it has that of A (sim/cost.py)

@@ -13,8 +13,8 @@ import numpy as np
 
 from sim.cluster import Cluster, Link
 from sim.gpu import Gpu
-from sim.network import TRANSPORTS
 from sim.show import grid
+from sim.transfers.network import TRANSPORTS
 from sim.units import readable
 
 _SHOWN_BYTES = (2**20, 2**25, 2**29)  # send buffers of which the summary says how long an all-to-all takes

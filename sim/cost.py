@@ -1,8 +1,8 @@
 """The one place where shapes become seconds: what each op costs on each rank, alone on the machine.
 
 Compute: on a Gpu, the sum of the op's kernels; with measured rates, fixed_s + FLOPs / flops_per_s by kind of op; both
-with the rank's own token counts.  Collectives: see sim/collectives.py.  All ignore contention between streams, which is
-the engine's business."""
+with the rank's own token counts.  Collectives: see sim/transfers/collectives.py.  All ignore contention between
+streams, which is the engine's business."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link, Rate
-from sim.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.gpu import Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
-from sim.moving import Moving
 from sim.schedule import Op, Schedule
+from sim.transfers.collectives import brings_counts, collective_s, halves_s, transfers
+from sim.transfers.moving import Moving
 from sim.workload import ModelShape, Workload
 
 Array = npt.NDArray[np.float64]

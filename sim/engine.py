@@ -5,7 +5,8 @@ first-in first-out; an op starts when it has been issued, its stream is free and
 starts when every rank of its team (sim/mesh.py) has reached it, and without priority not before the kernel that runs
 there has ended; ranks with the two guidance halves of the same images begin each solver step together.  While compute
 and communication of a rank are busy they slow each other down (sim/fluid.py).  Where never two transfers can meet on a
-link each takes what the closed form says; others share the links as max-min fair flows (sim/plan.py, sim/sharing.py).
+link each takes what the closed form says; others share the links as max-min fair flows (sim/plan.py,
+sim/transfers/sharing.py).
 
 Time is whole picoseconds, so that sums are exact (floats hold them up to 2.5 hours) and two engines can agree to the
 last bit.  One process a stream, with events made only where somebody waits, is what keeps this fast: a process an op
@@ -29,8 +30,8 @@ from sim.jitter import noise
 from sim.mesh import number_of
 from sim.plan import Plan
 from sim.schedule import Schedule
-from sim.sharing import Sharing
 from sim.trace import HOSTS, Trace
+from sim.transfers.sharing import Sharing
 from sim.workload import Workload
 
 TICKS_PER_S = 1e12

@@ -1,7 +1,7 @@
 """Interference: compute and communication of a rank slow each other down while both are under way.
 
 A fluid: work has a rate that changes when the other kind starts or stops.  It knows who is busy; it refuses to know
-of schedules and of links (who shares those: sim/sharing.py)."""
+of schedules and of links (who shares those: sim/transfers/sharing.py)."""
 
 from __future__ import annotations
 

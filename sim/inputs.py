@@ -23,8 +23,8 @@ _INTERFERENCE = 0.5  # published averages are 19 %, single measurements up to 40
 
 @dataclass(frozen=True)
 class Input:
-    """Numbers that err together.  keys: settings (sim/point.py); error: standard error over the number; source: where
-    number and error come from."""
+    """Numbers that err together.  keys: settings (sim/sweeps/point.py); error: standard error over the number; source:
+    where number and error come from."""
 
     name: str
     keys: tuple[str, ...]

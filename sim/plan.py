@@ -3,8 +3,8 @@ and whose transfers may get into each other's way.
 
 Groups of ranks whose transfers can pass the same resource are an island; on an island of several groups, or with
 several communicators, or where the teams that share images inside a group meet on a link, transfers are flows that
-share links (sim/sharing.py).  Elsewhere each collective is alone, and takes what the closed form says.  It knows
-schedule, workload and cluster; it refuses to know what happens when."""
+share links (sim/transfers/sharing.py).  Elsewhere each collective is alone, and takes what the closed form says.  It
+knows schedule, workload and cluster; it refuses to know what happens when."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
-from sim.collectives import burst_s
 from sim.cost import launches, moving_parts
-from sim.fabric import Fabric
 from sim.mesh import number_of
 from sim.schedule import Schedule
+from sim.transfers.collectives import burst_s
+from sim.transfers.fabric import Fabric
 from sim.workload import Workload
 
 Teams = Sequence[Sequence[int]]

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.cluster import Cluster, presets
-from sim.cluster_picture import draw_cluster
 from sim.cluster_text import described, difference, summary
+from sim.pictures.cluster import draw_cluster
 
 
 @pytest.mark.parametrize("name", presets())

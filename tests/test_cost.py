@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cluster import Link, Rate
-from sim.collectives import all_to_all_s
 from sim.cost import durations_s, forward_macs, op_flops, op_s
 from sim.schedule import Schedule
 from sim.schedules import sync
+from sim.transfers.collectives import all_to_all_s
 from sim.workload import MODELS, Workload
 
 # The "Gflops" column of arXiv 2407.11633, table 1, which counts multiply-accumulates.

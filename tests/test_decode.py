@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sim.cli_mesh import decoding_bytes
+from sim.commands.mesh import decoding_bytes
 from sim.decode import Convolution, Norm, decode_bytes, decode_s, decoder
 from sim.gpu import Gpu
 from sim.workload import MODELS

@@ -13,7 +13,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Link, Rate
-from sim.collectives import brings_counts
 from sim.cost import durations_s
 from sim.engine import simulate
 from sim.fluid import Fluid
@@ -21,6 +20,7 @@ from sim.load import load_schedule
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
+from sim.transfers.collectives import brings_counts
 from sim.workload import Workload
 
 Ticks = npt.NDArray[np.int64]

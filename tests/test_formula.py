@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.formula import Formula
+from sim.sweeps.formula import Formula
 
 COLUMNS = {
     "images": np.array([4, 8, 16]),

@@ -15,7 +15,7 @@ from test_maxplus import meshes, on_one_communicator
 
 from sim import MODELS, Cluster, Routing, Schedule, Workload, load_schedule, simulate
 from sim.cluster import COMPUTE_KINDS, Interference
-from sim.evaluate import LOCKSTEP, UNEVEN, evaluate
+from sim.vectorised.evaluate import LOCKSTEP, UNEVEN, evaluate
 
 OFF = 1e-6  # of the makespan: picoseconds rounded at other moments
 

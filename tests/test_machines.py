@@ -9,11 +9,11 @@ import pytest
 
 from sim.cluster import Cluster, cluster_tables
 from sim.cost import sorts
-from sim.costs import Config, Costs
-from sim.engines import Case, evaluate, simulated
 from sim.load import load_schedule
-from sim.machines import Machines, costs_of, may_differ
 from sim.mesh import Mesh
+from sim.vectorised.costs import Config, Costs
+from sim.vectorised.engines import Case, evaluate, simulated
+from sim.vectorised.machines import Machines, costs_of, may_differ
 from sim.workload import MODELS, Workload
 
 SIZE = 5

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from sim.cluster import Cluster, Host
 from sim.engine import simulate
-from sim.evaluate import RECURRENCE, SIMULATION, Evaluator, evaluate
 from sim.mesh import Mesh
 from sim.schedule import Schedule
 from sim.trace import Trace
+from sim.vectorised.evaluate import RECURRENCE, SIMULATION, Evaluator, evaluate
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]

@@ -15,21 +15,21 @@ from test_network import HOSTED, NODES, SWITCH
 
 from sim.cli import main
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
-from sim.collectives import all_to_all_s, halves_s
 from sim.decode import decode_s
 from sim.engine import simulate
-from sim.fabric import Fabric
 from sim.gpu import Gpu
 from sim.load import load_schedule
 from sim.memory import memory
 from sim.mesh import Mesh
-from sim.network import Network
 from sim.passes import on_communicators
 from sim.plan import islands
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import patch_parallel, sync
 from sim.trace import Trace
+from sim.transfers.collectives import all_to_all_s, halves_s
+from sim.transfers.fabric import Fabric
+from sim.transfers.network import Network
 from sim.units import readable
 from sim.workload import MODELS, Workload
 

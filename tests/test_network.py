@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cluster import COMPUTE_KINDS, Cluster, Link, presets
-from sim.collectives import all_to_all_s
-from sim.fabric import Fabric
-from sim.flows import binding, completions_s, max_min_rates
-from sim.network import Network, Resource, Route
 from sim.schedule import COLLECTIVES
+from sim.transfers.collectives import all_to_all_s
+from sim.transfers.fabric import Fabric
+from sim.transfers.flows import binding, completions_s, max_min_rates
+from sim.transfers.network import Network, Resource, Route
 
 Array = npt.NDArray[np.float64]
 ROOT = Path(__file__).parents[1]

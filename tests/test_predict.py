@@ -24,7 +24,7 @@ from calibration.samples import Sample
 from sim.cluster import Rate
 from sim.engine import simulate
 from sim.load import load_schedule
-from sim.network import Network
+from sim.transfers.network import Network
 from sim.workload import Workload
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from calibration.reproduction.machine import SHARE, SHARED, Doubt
 from calibration.reproduction.predict import PUBLISHED, READINGS, Case, Prediction
 from sim.cluster import Cluster
 from sim.load import load_schedule
-from sim.network import Network
+from sim.transfers.network import Network
 
 DOCS = Path(__file__).parent.parent / "docs"
 NUMBERS = json.loads((DOCS / write.NUMBERS).read_text())

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cli import main
-from sim.results import chosen, export, front, pareto, read_results
+from sim.sweeps.results import chosen, export, front, pareto, read_results
 from sim.trace import Trace
 
 SWEEP = """

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 
 from sim import Schedule, ScheduleError, Workload, load_schedule, simulate
 from sim.cli import app
-from sim.knapsack import front, unbeaten
-from sim.layerwise import Mode, layerwise, mean_ages
-from sim.search_file import LayersSearch, OrderSearch, SettingsSearch, read_search
-from sim.search_layers import MORE_MODES, LayerSearch, age_cost, image_cost
-from sim.search_order import KINDS, Candidate, local_search, reordered
-from sim.search_run import cost_of
-from sim.search_settings import go_on, opened, told, unbeaten_trials
+from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_search
+from sim.search.knapsack import front, unbeaten
+from sim.search.layers import MORE_MODES, LayerSearch, age_cost, image_cost
+from sim.search.layerwise import Mode, layerwise, mean_ages
+from sim.search.order import KINDS, Candidate, local_search, reordered
+from sim.search.run import cost_of
+from sim.search.settings import go_on, opened, told, unbeaten_trials
 from sim.vulnerability import Vulnerability, quality_cost
 
 ROOT = Path(__file__).parent.parent

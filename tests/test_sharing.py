@@ -13,19 +13,20 @@ from hypothesis import strategies as st
 from simpy import Environment
 from simpy.events import Timeout
 
-from sim import plan, sharing
+from sim import plan
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
 from sim.engine import simulate
-from sim.fabric import Fabric
 from sim.fluid import Fluid
 from sim.load import load_schedule
-from sim.moving import Moving
-from sim.network import Network, Resource, Route
 from sim.passes import on_communicators
 from sim.schedule import Schedule
-from sim.sharing import Sharing
-from sim.stage import Crowd, Run
 from sim.trace import Trace
+from sim.transfers import sharing
+from sim.transfers.fabric import Fabric
+from sim.transfers.moving import Moving
+from sim.transfers.network import Network, Resource, Route
+from sim.transfers.sharing import Sharing
+from sim.transfers.stage import Crowd, Run
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]

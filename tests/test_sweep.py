@@ -21,21 +21,21 @@ import pytest
 from benchmarks.sweep_fuzz import fuzz
 from sim.cli import main
 from sim.engine import simulate
-from sim.engines import told
 from sim.load import load_schedule
 from sim.memory import memory
-from sim.point import Sources, build
 from sim.report import sent_bytes
 from sim.routing import Routing
-from sim.settings import value_problem
-from sim.sweep import Sweep
-from sim.sweep_facts import FactBook
-from sim.sweep_file import read_sweep
-from sim.sweep_points import Chunk, Points, row_keys
-from sim.sweep_rows import rows_of
-from sim.sweep_run import run_sweep
-from sim.sweep_store import Store, opened, part_bytes
-from sim.sweep_workers import Workers
+from sim.sweeps.facts import FactBook
+from sim.sweeps.file import read_sweep
+from sim.sweeps.point import Sources, build
+from sim.sweeps.points import Chunk, Points, row_keys
+from sim.sweeps.rows import rows_of
+from sim.sweeps.run import run_sweep
+from sim.sweeps.settings import value_problem
+from sim.sweeps.store import Store, opened, part_bytes
+from sim.sweeps.sweep import Sweep
+from sim.sweeps.workers import Workers
+from sim.vectorised.engines import told
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
@@ -337,7 +337,7 @@ def test_a_fault_of_ours_is_told_in_its_row_and_does_not_stop_the_rest(
             raise KeyError("seven")
         return rows_of(chunk, sources)
 
-    monkeypatch.setattr("sim.sweep_run.rows_of", faulty)
+    monkeypatch.setattr("sim.sweeps.run.rows_of", faulty)
     with opened(tmp_path / "f", SMALL, MADE, {}) as store:
         run_sweep(points, store, Workers(processes=0))
     rows = frame(tmp_path / "f")
@@ -350,7 +350,7 @@ def test_a_fault_of_ours_is_told_in_its_row_and_does_not_stop_the_rest(
 def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sim.sweep_workers.PATIENCE", "1s")
+    monkeypatch.setattr("sim.sweeps.workers.PATIENCE", "1s")
     text = SMALL.replace("steps: 3", "steps: 30").replace("images: [1, 2]", "seed: {low: 0, high: 59, count: 60}")
     points = Points(make(text))
     made = MADE | {"points": len(points)}
@@ -478,7 +478,7 @@ def test_sweep_then_the_same_command_again(run: Callable[..., Any]) -> None:
 def test_who_works_is_said_once_and_has_to_be_there(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
-    monkeypatch.setattr("sim.sweep_workers.PATIENCE", "1s")
+    monkeypatch.setattr("sim.sweeps.workers.PATIENCE", "1s")
     code, _, err = run("sweep", "small.yaml", *words)
     assert code == 2
     assert said in err

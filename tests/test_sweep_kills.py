@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from benchmarks.sweep_kills import compare
-from sim.sweep_file import read_sweep
-from sim.sweep_points import Points
-from sim.sweep_run import run_sweep
-from sim.sweep_store import opened
-from sim.sweep_workers import Workers
+from sim.sweeps.file import read_sweep
+from sim.sweeps.points import Points
+from sim.sweeps.run import run_sweep
+from sim.sweeps.store import opened
+from sim.sweeps.workers import Workers
 
 DEADLY = """
 import multiprocessing, os, signal

@@ -13,13 +13,13 @@ from scipy.optimize import brentq
 
 from sim.cluster import Cluster, Interference
 from sim.engine import simulate
-from sim.fabric import Fabric
 from sim.gpu import Gpu
 from sim.load import load_schedule
-from sim.network import Network
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
+from sim.transfers.fabric import Fabric
+from sim.transfers.network import Network
 from sim.workload import MODELS, Workload
 
 PRESET = "8x-rtx4090"

@@ -1,0 +1,78 @@
+"""`python -m sim results`: ask the results of a sweep, also while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="What `sweep` wrote to.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="CONDITION", help="As \"makespan_s < 2 and schedule != 'sync'\"; repeat for more."),
+]
+Sort = Annotated[list[str] | None, typer.Option("--sort", metavar="COLUMN", help="Rising; -COLUMN: falling.")]
+Head = Annotated[int | None, typer.Option(min=1, help="The first so many rows.")]
+Columns = Annotated[str | None, typer.Option(help="Which, as key,makespan_s; otherwise those that tell rows apart.")]
+Pareto = Annotated[
+    str | None, typer.Option(help="Only rows that none beats in these columns, as makespan_s,mean_age_steps,-images.")
+]
+Against = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Compare with another sweep, point by point.")]
+Export = Annotated[Path | None, typer.Option(help="Write the rows: .csv, .json or .parquet.")]
+Rerun = Annotated[str | None, typer.Option(metavar="KEY", help="Simulate the point of this key again, by SimPy.")]
+Save = Annotated[Path | None, typer.Option(help="Where the trace of --rerun goes.")]
+
+
+def results(
+    folder: Folder,
+    where: Where = None,
+    sort: Sort = None,
+    head: Head = None,
+    columns: Columns = None,
+    pareto: Pareto = None,
+    against: Against = None,
+    export: Export = None,
+    rerun: Rerun = None,
+    save: Save = None,
+) -> None:
+    """Filter, sort and export results; Pareto fronts; compare two sweeps; run one point again with a trace."""
+    from sim.sweeps import results as asked
+    from sim.sweeps.store import Store
+
+    if save is not None and rerun is None:
+        raise ValueError("--save has no effect without --rerun")
+    table = asked.read_results(folder)
+    if rerun is not None:
+        print(*_again(folder, rerun, save), sep="\n")
+        return
+    rows = asked.chosen(table, where or [], [], None)
+    rows = asked.pareto(rows, pareto.split(",")) if pareto else rows
+    rows = asked.chosen(rows, [], sort or [], head)
+    if export is not None:
+        asked.export(rows, export)
+        print(f"{export}: {len(rows)} rows")
+    elif against is not None:
+        print(*asked.comparison_lines(rows, asked.read_results(against)), sep="\n")
+    elif any((where, sort, head, columns, pareto)):
+        print(*asked.rows_table(rows, columns.split(",") if columns else ()), sep="\n")
+    else:
+        print(*asked.summary_lines(table, Store(folder).manifest()), sep="\n")
+
+
+def _again(folder: Path, key: str, save: Path | None) -> list[str]:
+    """What SimPy says of one point, beside what stands in the results."""
+    from sim.show import comparison_table
+    from sim.sweeps.again import again
+    from sim.sweeps.results import read_results
+
+    table = read_results(folder)
+    found = table[table["key"] == key]
+    if found.empty:
+        raise ValueError(f"{folder}: no row has the key {key}")
+    trace = again(folder, key)
+    if save is not None:
+        trace.save(save)
+    row = found.iloc[0]
+    return [*comparison_table([trace], [key]), f"in the results: {float(row['makespan_s'])!r} s by {row['engine']}; "
+            f"now {trace.makespan_s!r} s"]  # fmt: skip

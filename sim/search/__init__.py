@@ -1,0 +1,1 @@
+"""Search: the settings, the layers and slots, or the order of ops that are best for a machine."""

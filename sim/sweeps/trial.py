@@ -1,0 +1,71 @@
+"""What a sweep will take, from a few of its points tried here: seconds, bytes, and reasons for refusals.
+
+It extrapolates in proportion: caches that a longer run fills, and points unlike those tried, it does not know."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sim.sweeps.points import Points
+from sim.sweeps.rows import rows_of
+from sim.sweeps.store import part_bytes
+from sim.units import readable
+
+_STRETCHES = 3
+_TRY_S = 3.0  # of a stretch, at most about twice that
+
+
+@dataclass(frozen=True)
+class Trial:
+    """workers: processes; tried: points; seconds: of the whole sweep; bytes: of its results."""
+
+    workers: int
+    tried: int
+    seconds: float
+    size_bytes: float
+    engines: str
+    errors: tuple[str, ...]
+
+    @property
+    def duration_text(self) -> str:
+        """How long, as one says it."""
+        for unit, size in (("h", 3600.0), ("min", 60.0)):
+            if self.seconds >= 3 * size:
+                return f"{self.seconds / size:.0f} {unit}"
+        return f"{self.seconds:.0f} s"
+
+    @property
+    def size_text(self) -> str:
+        """How large, as one says it."""
+        return readable("size_bytes", self.size_bytes)
+
+    @staticmethod
+    def of(points: Points, processes: int | None) -> Trial:
+        """Tries the beginnings of the first, the middle and the last stretch of one list of ops."""
+        import pyarrow as pa
+
+        borders = points.borders
+        stretches = [*pairwise(borders)]
+        chosen = {*(stretches[i * (len(stretches) - 1) // (_STRETCHES - 1)] for i in range(_STRETCHES))}
+        tables, seconds = [], 0.0
+        for first, last in sorted(chosen):
+            size, took = 1, 0.0
+            while took < _TRY_S and size <= last - first:
+                began = time.perf_counter()
+                rows = rows_of(points.chunk(first, first + size), points.sweep.sources)
+                took = time.perf_counter() - began
+                size *= 8
+            tables.append(rows)
+            seconds += took * (last - first) / rows.num_rows
+        table = pa.concat_tables(tables)
+        whole = seconds * len(points) / sum(last - first for first, last in chosen)
+        workers = max(1, len(os.sched_getaffinity(0)) if processes is None else processes)
+        frame = table.select(["engine", "error"]).to_pydict()
+        errors = tuple(dict.fromkeys(error for error in frame["error"] if error))
+        engines = ", ".join(sorted({engine for engine in frame["engine"] if engine}))
+        per_row = (len(part_bytes(table)) - len(part_bytes(table[:1]))) / max(1, table.num_rows - 1)
+        parts = len(points) / 4096 * len(part_bytes(table[:0]))
+        return Trial(workers, table.num_rows, whole / workers, per_row * len(points) + parts, engines, errors[:5])

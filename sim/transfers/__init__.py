@@ -1,0 +1,1 @@
+"""Transfers: networks as data, what a collective moves over them, and how those in flight share links."""

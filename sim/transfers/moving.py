@@ -1,0 +1,51 @@
+"""A transfer as flows: bytes between pairs of ranks, and what comes before they move.
+
+It knows one part of one collective; it refuses to know clocks and what else is in flight (sim/transfers/sharing.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.transfers.fabric import Fabric
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moving:
+    """One transfer of a collective: start_ticks, then a flow for each pair of ranks that has bytes; each tick of both
+    takes `factor` of the clock, alone."""
+
+    fabric: Fabric
+    moved_bytes: Array  # [src, dst]
+    start_ticks: float
+    moving_ticks: float  # by the closed form
+    factor: float
+    name: Hashable  # equal for equal transfers
+    ranks: tuple[int, ...]  # that take part
+
+    @cached_property
+    def flows(self) -> npt.NDArray[np.int64]:
+        """Sender and receiver [end, flow] of each pair of ranks that has bytes."""
+        return np.array(np.nonzero(self.moved_bytes * self.fabric.weight))
+
+    @cached_property
+    def flow_bytes(self) -> Array:
+        """[flow], as they count on their way."""
+        found: Array = (self.moved_bytes * self.fabric.weight)[self.flows[0], self.flows[1]]
+        return found
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """[end, flow]: ranks that are not done before the flow has ended."""
+        return self.flows[1:] if self.fabric.receives_only else self.flows
+
+    @cached_property
+    def shape(self) -> Hashable:
+        """Equal for transfers between the same pairs."""
+        return self.flows.tobytes()
