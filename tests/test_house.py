@@ -87,7 +87,19 @@ def check_realrun(module: str, name: str) -> None:
 
 
 def test_the_notation_needs_the_standard_library_only() -> None:
-    for file in ("op", "policy", "buffers", "check", "schedule", "passes", "compose", "schedules", "load"):
+    for file in (
+        "op",
+        "policy",
+        "header",
+        "buffers",
+        "check",
+        "trim",
+        "schedule",
+        "passes",
+        "compose",
+        "schedules",
+        "load",
+    ):
         names = {name.split(".")[0] for name in imports((ROOT / "sim" / f"{file}.py").read_text(), "sim")}
         assert names <= {*sys.stdlib_module_names, "sim"}
 
