@@ -82,7 +82,7 @@ def check_realrun(module: str, name: str) -> None:
         assert module == EMULATES, f"{module} imports {name}: it would know the prediction"
     assert not (asks and within(name, "realrun")), f"{module} imports {name}: it might measure"
     if module == EMULATES:
-        runs = ("ranks", "transport", "execute", "run", "verify")
+        runs = ("rank", "ranks", "rank_process", "transport", "execute", "run", "verify")
         assert not within(name, *(f"realrun.{each}" for each in runs)), f"{module} imports {name}: it might measure"
 
 
