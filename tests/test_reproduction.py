@@ -55,7 +55,7 @@ def test_the_links_of_the_preset_are_those_of_eight_l40s_times_one_factor() -> N
     changed = {name: factor for name, factor in factors.items() if factor != 1}
     assert {*changed} == {*SHARED}
     assert [*changed.values()] == pytest.approx([changed["host"]] * len(SHARED), rel=1e-3)
-    assert all("inferred, not measured" in preset.resources[name].source for name in preset.resources)
+    assert all("inferred, not measured" in resource.source for resource in preset.resources.values())
 
 
 def test_links_are_renewed_with_source_and_error_and_nothing_else(
