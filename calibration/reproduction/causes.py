@@ -46,6 +46,7 @@ _UNCONDITIONAL = {
 }
 _DOUBTS: dict[str, dict[str, Any]] = {
     "no interference": {"slow_compute": 0.0, "slow_transfer": 0.0},
+    "interference of 19 % either way": {"slow_compute": 0.19, "slow_transfer": 0.19},
     "interference of 40 % either way": {"slow_compute": 0.4, "slow_transfer": 0.4},
     "half of an all-to-all's time does not depend on bytes": {"unscaled": 0.5},
     "products at 0.6 of their rates": {"compute": 0.6},

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from scipy.optimize import brentq
 
-from sim.cluster import Cluster, Interference
+from sim.cluster import COMPUTE_KINDS, Cluster, Interference
 from sim.engine import simulate
 from sim.gpu import Gpu
 from sim.load import load_schedule
@@ -43,8 +43,8 @@ class Doubt:
 
     compute: float = 1.0
     attention_share: float = 0.5
-    slow_compute: float = 0.19
-    slow_transfer: float = 0.19
+    slow_compute: float | None = None  # of every kind of op; else as the preset has them
+    slow_transfer: float | None = None
     launch_s: float = 5e-6
     collective_s: float = 2e-5
     jitter: float = 0.0
@@ -58,7 +58,7 @@ class Doubt:
 RANGES: dict[str, tuple[float, float, str]] = {  # name -> ends, and where they come from
     "compute": (0.6, 1.0, "the fit, of a GPU of the same kind, is an upper end: clocks, power limits, eager code"),
     "attention_share": (0.2, 0.7, "plain attention to FlashAttention-2's best (arXiv 2307.08691)"),
-    "slow_compute": (0.0, 0.4, "published: 19 % on average, up to 40 %"),
+    "slow_compute": (0.0, 0.4, "published for NVLink: 19 % on average, up to 40 %"),
     "slow_transfer": (0.0, 0.4, "the same, the other way round"),
     "launch_s": (3e-6, 15e-6, "CUDA launches alone, to PyTorch's eager mode on a slow host"),
     "collective_s": (1e-5, 6e-5, "the same for a collective"),
@@ -83,15 +83,21 @@ def machine(doubt: Doubt, factor: float) -> Cluster:
     assert isinstance(gpu, Gpu)
     assert isinstance(link, Network)
     reached = {key: getattr(gpu.gemm, key) * doubt.compute for key in ("compute_share", "memory_share")}
-    kinds = [*preset.interference.compute]
     return replace(
         preset,
         compute=replace(gpu, attention_share=doubt.attention_share, gemm=replace(gpu.gemm, **reached)),
         link=_link(link, preset.ranks, doubt, factor),
         host=replace(preset.host, launch_s=doubt.launch_s, collective_s=doubt.collective_s),
-        interference=Interference(dict.fromkeys(kinds, doubt.slow_compute), doubt.slow_transfer),
+        interference=_interference(preset.interference, doubt),
         jitter=dict.fromkeys("PASERFZDC", doubt.jitter) if doubt.jitter else {},
     )
+
+
+def _interference(preset: Interference, doubt: Doubt) -> Interference:
+    transfer = preset.communication if doubt.slow_transfer is None else doubt.slow_transfer
+    if doubt.slow_compute is None:
+        return replace(preset, communication=transfer)
+    return Interference(dict.fromkeys(COMPUTE_KINDS, doubt.slow_compute), transfer)
 
 
 def _link(link: Network, ranks: int, doubt: Doubt, factor: float) -> Network:
