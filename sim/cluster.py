@@ -187,7 +187,7 @@ class Cluster:
             meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
             problems += readable(errors, meant)
             problems += [*(f"compute.{problem}" for problem in value_errors(in_gpu)), *_problems(data)]
-        if problems := [*problems, *_without_effect(data)]:
+        if problems := [*problems, *_problems(data)]:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 
@@ -252,6 +252,7 @@ def _problems(cluster: Any) -> list[str]:
         strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
     problems += [*_link_problems(cluster), *_without_effect(cluster)]
+    problems += ["ranks=true should be a number"] * (isinstance(cluster, Mapping) and cluster.get("ranks") is True)
     values = numbers(cluster)
     strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
@@ -260,7 +261,8 @@ def _problems(cluster: Any) -> list[str]:
             key.endswith("_per_s") or key == "ranks" or ".rate_at." in key or ".factors." in key
         ) and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
-            problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
+            finite = "" if math.isfinite(value) else " and finite"
+            problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0{finite}")
     return problems
 
 

@@ -146,7 +146,8 @@ def _way_problems(resources: Mapping[str, Any], routes: Sequence[Mapping[str, An
     problems = [] if routes else ["routes: there are none, so no rank reaches another"]
     used: set[str] = set()
     for i, route in enumerate(routes):
-        via = [name for name in route.get("via", ()) if isinstance(name, str)]
+        given = route.get("via", ())
+        via = [given] if isinstance(given, str) else [name for name in given if isinstance(name, str)]
         used.update(via)
         known = ", ".join(resources) or "none"
         lost = [name for name in via if name not in resources]
