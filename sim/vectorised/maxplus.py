@@ -130,6 +130,12 @@ class Hosts:
         if self.program.blocks[i]:
             np.maximum(self.clock, end, out=self.clock)
 
+    def skip(self, ops: int, ticks: Array) -> None:
+        """All is as many `ticks` later, and so many ops further on."""
+        self.at += ops
+        self.clock += ticks
+        self.early = {i + ops: when + ticks for i, when in self.early.items()}
+
 
 class _Kernels:
     """Which kernel runs on each rank, for collectives that have to wait until it ends.

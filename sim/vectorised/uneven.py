@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from sim.vectorised.batch import Batch
-from sim.vectorised.lockstep import Array, Lockstep, Mask, Some, Wire
+from sim.vectorised.lockstep import Array, Lockstep, Mask, Some
 from sim.vectorised.program import Program
+from sim.vectorised.wire import Wire
 
 _OF_CONFIG = ("launch", "kernels", "burst", "slow_compute")
 _LAST = ("wake", "latency", "slow_transfer")
@@ -34,7 +35,7 @@ class Uneven(Lockstep):
         tiled: dict[str, Any] = {key: np.tile(getattr(batch, key), ranks) for key in (*_OF_CONFIG, *_LAST)}
         ticks = np.ascontiguousarray(batch.ticks.reshape(len(batch.ticks), 1, -1))
         lanes = replace(batch, ticks=ticks, teams=[((0,),) if team else () for team in batch.teams], **tiled)
-        super().__init__(lanes, program, np.tile(defers, ranks))
+        super().__init__(lanes, program, np.tile(defers, ranks), skips=False)
         self.shape = ranks, batch.size
 
     def wired(self, batch: Batch, program: Program) -> Wire:
