@@ -130,11 +130,15 @@ class Hosts:
         if self.program.blocks[i]:
             np.maximum(self.clock, end, out=self.clock)
 
-    def skip(self, ops: int, ticks: Array) -> None:
-        """All is as many `ticks` later, and so many ops further on."""
-        self.at += ops
+    def later(self, ticks: Array) -> None:
+        """All is as many `ticks` later."""
         self.clock += ticks
-        self.early = {i + ops: when + ticks for i, when in self.early.items()}
+        self.early = {i: when + ticks for i, when in self.early.items()}
+
+    def skip(self, ops: int) -> None:
+        """So many ops further on."""
+        self.at += ops
+        self.early = {i + ops: when for i, when in self.early.items()}
 
 
 class _Kernels:

@@ -12,6 +12,7 @@ It knows what comes round; it refuses to know what an op is, and leaves blocking
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,55 +77,73 @@ class _Moment:
 
 class Steady:
     """Watches a walk, and skips what is known.  next: the place at which it wants to be asked, -1 if at none any more;
-    strays: numbers of the configurations for which it was wrong to skip."""
+    strays: numbers of the configurations for which it was wrong to skip; skipped: how many ops have been.
+
+    A configuration that does a few rounds more like the last one, until its host has no lead any more, is taken past
+    them (`ahead`) while all others wait: rounds are alike, so that all can go on at one place."""
 
     def __init__(self, rounds: Rounds, batch: Batch, hosts: Hosts, wire: Wire) -> None:
         self.rounds, self.bursts, self.hosts, self.wire = rounds, bool(batch.burst.any()), hosts, wire
         self.next = rounds.first if rounds.ops else -1
         self.before: _Moment | None = None
-        self.rest = 0  # rounds that did not repeat for all
-        self.strays = np.zeros(0, dtype=np.intp)
-        self.held_up = np.zeros(batch.size, dtype=bool)
+        self.walked, self.ahead = 0, np.zeros(batch.size)
+        self.strays, self.skipped = np.zeros(0, dtype=np.intp), 0
         self.watches = rounds.ops > 0 and not hosts.waits and not hosts.free
+        self.lead = np.full(batch.size, math.inf)
 
     def watch(self, issued: Array, now: Array) -> None:
-        """An op could have begun `now`, and is issued then: the host may hold it up."""
+        """An op that could begin `now` is issued then: how far ahead the host is at least, in this round."""
         if self.watches and self.next >= 0:
-            np.logical_or(self.held_up, issued > now, out=self.held_up)
+            np.minimum(self.lead, now - issued, out=self.lead)
 
     def come_to(self, place: int, now: Array) -> int:
-        """The place from which to go on, at the end of a round, and `now` with it."""
-        moment, before, rounds = self._moment(now), self.before, (self.rounds.end - place) // self.rounds.ops
-        self.before, self.next = moment, place + self.rounds.ops if rounds > 1 else -1
-        if before is not None:
-            again = self._again(before, moment)
-            self.rest += 1
-            if again.all() or (self.rest >= PATIENCE and 2 * again.sum() >= len(again)):
-                self.strays, self.next = np.flatnonzero(~again), -1
-                return place + self._skip(before, moment, rounds, now)
-        self.held_up[:] = False
+        """The place from which to go on, at the end of a round; `now` becomes when."""
+        before, self.before = self.before, self._moment(now)
+        left = (self.rounds.end - place) // self.rounds.ops
+        self.next = place + self.rounds.ops if left else -1
+        if before is None:
+            self.lead[:] = math.inf
+            return place
+        self.walked += 1
+        due, like = left - self.ahead, self._like(before, self.before)
+        if (able := like >= due).all() or due.min() < 1 or (self.walked >= PATIENCE and 2 * able.sum() >= len(able)):
+            self.strays, self.next = np.flatnonzero(~able), -1
+            self._later(before, self.before, due, now)
+            self.skipped = left * self.rounds.ops
+            self.hosts.skip(self.skipped)
+            self.wire.skip(left * (self.before.queued - before.queued))
+            return place + self.skipped
+        more = np.where(able, 0.0, np.clip(like, 0.0, np.maximum(due - PATIENCE, 0.0)))
+        self._later(before, self.before, more, now)
+        self.ahead += more
+        self.before, self.lead[:] = self._moment(now), math.inf
         return place
+
+    def _later(self, a: _Moment, b: _Moment, rounds: Array, now: Array) -> None:
+        """So many rounds more [config] that are like the one between these moments."""
+        ticks = rounds * (b.now - a.now)
+        self.hosts.later(rounds * (b.clock - a.clock))
+        self.wire.later(ticks)
+        now += ticks
 
     def _moment(self, now: Array) -> _Moment:
         hosts, wire = self.hosts, self.wire
-        own = (wire.at, wire.begin, wire.left, wire.sure, wire.landed)
-        at, begin, left, sure, landed = (each.copy() for each in own)
-        clock, early = hosts.clock.reshape(-1).copy(), dict(hosts.early)
-        return _Moment(now.copy(), hosts.at, clock, early, wire.queued, at, begin, left, sure, landed)
+        return _Moment(
+            now.copy(), hosts.at, hosts.clock.reshape(-1).copy(), dict(hosts.early), wire.queued, wire.at.copy(),
+            wire.begin.copy(), wire.left.copy(), wire.sure.copy(), wire.landed.copy(),
+        )  # fmt: skip
 
-    def _again(self, a: _Moment, b: _Moment) -> Mask:
-        """[config]: whether all rounds from now on are as the one between these moments."""
+    def _like(self, a: _Moment, b: _Moment) -> Array:
+        """[config]: how many of the next rounds will be like the one between these moments."""
         if b.issued - a.issued != self.rounds.ops:
-            return np.zeros(len(b.now), dtype=bool)
-        idle = ~np.isfinite(b.begin)
+            return np.zeros(len(b.now))
         same = (b.at - a.at == b.queued - a.queued) & (b.left == a.left) & (b.sure == a.sure)
-        same &= (_still(a) == _still(b)) | idle
+        same &= (_still(a) == _still(b)) | ~np.isfinite(b.begin)
         if self.bursts:
             same &= b.landed - b.now == a.landed - a.now
-        rows = max(m.queued - int(m.at.min()) for m in (a, b))
-        for n in range(1, rows + 1):
+        for n in range(1, 1 + max(m.queued - int(m.at.min()) for m in (a, b))):
             same &= self._waiting(a, n) == self._waiting(b, n)
-        return np.asarray(same & self._issues_again(a, b))
+        return np.where(same, self._led(a, b), 0.0)
 
     def _waiting(self, m: _Moment, n: int) -> Array:
         """Ticks until the n-th last collective that is queued can be reached; -1 where it is under way or over."""
@@ -132,24 +151,19 @@ class Steady:
         ready: Array = np.maximum(self.wire.ready[row] - m.now, 0.0)
         return np.where(row > m.at, ready, -1.0)
 
-    def _issues_again(self, a: _Moment, b: _Moment) -> Mask:
-        """[config]: whether the host does in the next rounds as in this one, or what it does does not matter."""
+    def _led(self, a: _Moment, b: _Moment) -> Array:
+        """[config]: for how many rounds the host will do as in this one, or what it does will not matter."""
         if self.hosts.free:
-            return np.ones(len(b.now), dtype=bool)
-        same: Mask = b.clock - b.now == a.clock - a.now
+            return np.full(len(b.now), math.inf)
+        loses = (b.clock - a.clock) - (b.now - a.now)
+        same: Mask = loses == 0
         for i, when in a.early.items():
             later = b.early.get(i + self.rounds.ops)
             same &= False if later is None else (later - b.now).reshape(-1) == (when - a.now).reshape(-1)
-        if self.watches:
-            same |= ~self.held_up & (b.clock - a.clock <= b.now - a.now)
-        return same
-
-    def _skip(self, a: _Moment, b: _Moment, rounds: int, now: Array) -> int:
-        """Ops that are skipped."""
-        self.hosts.skip(rounds * self.rounds.ops, rounds * (b.clock - a.clock))
-        self.wire.skip(rounds * (b.queued - a.queued), rounds * (b.now - a.now))
-        now += rounds * (b.now - a.now)
-        return rounds * self.rounds.ops
+        if not self.watches:
+            return np.where(same, math.inf, 0.0)
+        lead = np.where(loses > 0, self.lead // np.maximum(loses, 1.0), math.inf)
+        return np.where(same, math.inf, np.where(self.lead >= 0, lead, 0.0))
 
 
 def _still(m: _Moment) -> Array:

@@ -74,15 +74,18 @@ class Wire:
             ticks[none] = math.inf
         return ticks
 
-    def skip(self, collectives: int, ticks: Array) -> None:
-        """All is as many `ticks` later, and so many collectives further on."""
-        waiting = slice(int(self.at.min()), self.queued)
-        ready = self.ready[waiting] + ticks
-        self.queued += collectives
-        self.at += collectives
-        self.ready[waiting.start + collectives : self.queued] = ready
+    def later(self, ticks: Array) -> None:
+        """All is as many `ticks` later."""
+        self.ready[int(self.at.min()) : self.queued] += ticks
         self.begin += ticks
         self.landed += ticks
+
+    def skip(self, collectives: int) -> None:
+        """So many collectives further on."""
+        waiting = self.ready[int(self.at.min()) : self.queued].copy()
+        self.queued += collectives
+        self.at += collectives
+        self.ready[self.queued - len(waiting) : self.queued] = waiting
 
     # ------------------------------------------------------------------------------------- while nothing computes
 
