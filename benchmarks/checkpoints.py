@@ -24,7 +24,8 @@ from calibration import samples
 from realrun.checkpoint import Checkpoint
 from realrun.model import DiTMoE
 from realrun.parameters import fitted, load, random_parameters
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.run import Settings, run
 from realrun.verify import expected
 from sim.load import load_schedule

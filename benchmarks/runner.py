@@ -21,7 +21,8 @@ from rich.console import Console
 
 from calibration.on_ranks import replay_on_rank
 from calibration.samples import machine
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.run import Settings, run
 from sim.load import load_schedule
 from sim.workload import ModelShape, Workload

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from calibration.echo import EchoTransport
 from realrun.execute import RankRun, execute
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.run import DTYPES, Settings, prepare
 from realrun.transport import GlooTransport, Pending, Transport
 from sim.schedule import Schedule

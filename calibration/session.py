@@ -23,7 +23,7 @@ from calibration.others import Watch, wait_until_quiet
 from calibration.plan import Job, Plan
 from calibration.samples import machine
 from realrun.backend import Pool, load_backend
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.run import run
 from sim.routing import Routing
 from sim.trace import Trace

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
-    from realrun.ranks import RankContext
+    from realrun.rank import RankContext
     from realrun.transport import Transport
 
 T = TypeVar("T")

@@ -134,7 +134,8 @@ def _world(ranks: int | None) -> int:
 def _run(
     schedule: Schedule, workload: Workload, settings: Settings, weights: Checkpoint | None, timeout_s: float
 ) -> Run | None:
-    from realrun.ranks import Ranks, rank_from_environment
+    from realrun.rank import rank_from_environment
+    from realrun.ranks import Ranks
     from realrun.run import run as run_on
     from realrun.run import run_as_rank
 

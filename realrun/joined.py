@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from realrun.ranks import RankContext, RanksFailed, rank_from_environment
+from realrun.rank import RankContext, rank_from_environment
+from realrun.ranks import RanksFailed
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ import torch
 
 from realrun.lanes import Device, Lane
 from realrun.meeting import Meeting, MeetingTransport, Throttle
-from realrun.ranks import RankContext, RanksFailed
+from realrun.rank import RankContext
+from realrun.ranks import RanksFailed
 from realrun.transport import Transport
 
 if TYPE_CHECKING:

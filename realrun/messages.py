@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 
 
 class TransferError(RuntimeError):

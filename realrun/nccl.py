@@ -21,7 +21,7 @@ from torch import Tensor
 
 from realrun.lanes import Gpu, Lane, Mark
 from realrun.messages import TransferError
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.transport import Parcel, Pending, Stamps, Transport
 
 _TAG = 3  # entries of a header before the counts

@@ -1,66 +1,36 @@
-"""Ranks: processes that run one function together, and what each of them knows of itself.
+"""Ranks: processes that run one function together, and the pool of them on this machine.
 
-`Ranks` is a pool of them on this machine; `rank_from_environment` is for ranks that torchrun started.  The file knows
-how processes begin, fail and end, so that none hangs, is forgotten or outlives its launcher; it refuses to know what
-they compute or send."""
+The file knows how processes begin, fail and end, so that none hangs, is forgotten or outlives its launcher (their own
+side is realrun/rank_process.py); it refuses to know what they compute or send."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
 import multiprocessing.util
 import os
 import pickle
 import queue
 import shutil
-import signal
-import socket
-import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-import torch
-import torch.distributed as dist
-
-from realrun.backend import Backend, Moves, load_backend
-from realrun.lanes import Device, Gpu, Processor
+from realrun.backend import Backend, load_backend
+from realrun.rank import RankContext
+from realrun.rank_process import GOODBYE, Answer, Seat, failed, work
 
 T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_GOODBYE = b""
 _GONE = "gone"
 _START_S = 120.0  # for all processes to be up; the first pool of a program also imports torch
 _LONGEST_S = 1e6  # of a timeout
 _GRACE_S = 2.0  # for a rank to report, after the timeout of a transfer
 _LOOK_S = 0.25  # between looks at the ranks that have not answered
-
-
-@dataclass(frozen=True)
-class RankContext:
-    """What a rank knows of itself; the first argument of every function that `Ranks` calls."""
-
-    rank: int
-    world: int
-    timeout_s: float  # of one transfer
-    device: torch.device
-    group: dist.ProcessGroup | None  # None: ranks are threads of one process
-    backend: Backend
-
-    @functools.cached_property
-    def lanes(self) -> Device:
-        """Streams and moments of its device."""
-        return Gpu(self.device) if self.device.type == "cuda" else Processor()
 
 
 class RanksFailed(RuntimeError):
@@ -71,55 +41,6 @@ class RanksFailed(RuntimeError):
     def __init__(self, happened: Mapping[int, str], tracebacks: Mapping[int, str]) -> None:
         super().__init__("; ".join(f"rank {rank}: {what}" for rank, what in sorted(happened.items())))
         self.happened, self.tracebacks = dict(happened), dict(tracebacks)
-
-
-def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
-    """The rank that this process is, by what torchrun put into its environment: over NCCL where there are GPUs (the
-    one of LOCAL_RANK), else over gloo.
-
-    Raises ValueError that names what is missing."""
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ValueError(f"not started by torchrun: {', '.join(missing)} not set in the environment")
-    gpu, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if 0 < gpus <= gpu:
-        raise ValueError(f"LOCAL_RANK={gpu}, but this machine has {gpus} GPUs: start at most one rank for each")
-    device = torch.device("cuda", gpu) if gpus else torch.device("cpu")
-    if gpus:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
-    return _context(timeout_s, device, load_backend("nccl" if gpus else "paced"))
-
-
-def _context(timeout_s: float, device: torch.device, backend: Backend) -> RankContext:
-    group = dist.group.WORLD
-    assert group is not None, "init_process_group makes it"
-    return RankContext(dist.get_rank(), dist.get_world_size(), timeout_s, device, group, backend)
-
-
-# ------------------------------------------------------------------------------------------ the launcher's side
-
-
-class _Answer(NamedTuple):
-    """What a rank reports of one call."""
-
-    value: Any = None
-    error: str = ""  # "" if it went well
-    traceback: str = ""
-    mistake: str = ""  # the message alone, if the error is a ValueError
-
-
-class _Seat(NamedTuple):
-    """What a rank process is told when it begins."""
-
-    rank: int
-    world: int
-    timeout_s: float
-    threads: int
-    core: int | None
-    folder: str
-    backend: Backend
-    device: str
 
 
 class _Member(NamedTuple):
@@ -173,7 +94,7 @@ class Ranks:
         if kind is None:
             for member in self._members:
                 with contextlib.suppress(OSError):
-                    member.pipe.send_bytes(_GOODBYE)
+                    member.pipe.send_bytes(GOODBYE)
             for member in self._members:
                 member.process.join(_GRACE_S)
         self._kill()
@@ -195,16 +116,16 @@ class Ranks:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch.distributed", __name__])
+        context.set_forkserver_preload(["torch.distributed", "realrun.rank_process"])
         self._folder = tempfile.mkdtemp(prefix="ranks-", dir=multiprocessing.util.get_temp_dir())
         cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             core = cores[rank % len(cores)]
-            seat = _Seat(
+            seat = Seat(
                 rank, self.world, self.timeout_s, self._threads, core, self._folder, self._backend, self._device
             )
-            process = context.Process(target=_work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
+            process = context.Process(target=work, args=(seat, theirs), name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()
             self._members.append(_Member(process, ours))
@@ -227,10 +148,10 @@ class Ranks:
         self._kill()
         raise failure
 
-    def _collect(self, message: bytes, timeout_s: float | None) -> dict[int, _Answer]:
+    def _collect(self, message: bytes, timeout_s: float | None) -> dict[int, Answer]:
         """Answers by rank; without those that had not come when patience ended."""
-        arrived: queue.SimpleQueue[tuple[int, _Answer]] = queue.SimpleQueue()
-        answers: dict[int, _Answer] = {}
+        arrived: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        answers: dict[int, Answer] = {}
         # a thread each: neither a long message to a stopped rank nor half an answer may block the launcher
         self._talks = [
             threading.Thread(target=_talk, args=(rank, member.pipe, message, arrived), daemon=True)
@@ -252,7 +173,7 @@ class Ranks:
                 break
         return answers
 
-    def _happened(self, rank: int, answer: _Answer | None, waited_s: float) -> str:
+    def _happened(self, rank: int, answer: Answer | None, waited_s: float) -> str:
         process = self._members[rank].process
         if answer is None:
             return f"no answer within {waited_s:.0f} s" + (" (stopped)" if _is_stopped(process.pid) else "")
@@ -276,14 +197,14 @@ class Ranks:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _talk(rank: int, pipe: Connection, message: bytes, arrived: queue.SimpleQueue[tuple[int, _Answer]]) -> None:
+def _talk(rank: int, pipe: Connection, message: bytes, arrived: queue.SimpleQueue[tuple[int, Answer]]) -> None:
     try:
         pipe.send_bytes(message)
         answer = pickle.loads(pipe.recv_bytes())
     except (EOFError, OSError):
-        answer = _Answer(error=_GONE)
+        answer = Answer(error=_GONE)
     except Exception as error:
-        answer = _failed(error)
+        answer = failed(error)
     arrived.put((rank, answer))
 
 
@@ -293,73 +214,6 @@ def _is_stopped(pid: int | None) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
     except OSError:
         return False
-
-
-# ------------------------------------------------------------------------------------------------ a rank's side
-
-
-def _work(seat: _Seat, pipe: Connection) -> None:
-    """The life of a rank process: answers requests until its launcher says goodbye or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the launcher decides
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the parent is multiprocessing's fork server
-    if seat.core is not None:
-        os.sched_setaffinity(0, {seat.core})  # before any thread is made: threads inherit it
-    card = seat.backend.enter(seat.rank, seat.world) if isinstance(seat.backend, Moves) else ""
-    torch.set_num_threads(seat.threads)
-    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, requests, seat.folder), daemon=True).start()
-    requests.get()
-    pipe.send_bytes(pickle.dumps(_Answer()))
-    join = functools.cache(functools.partial(_join, seat, card))
-    while True:
-        pipe.send_bytes(_answer(requests.get(), join))
-
-
-def _answer(message: bytes, join: Callable[[], RankContext]) -> bytes:
-    try:
-        function, args = pickle.loads(message)
-        return pickle.dumps(_Answer(function(join(), *args)))
-    except BaseException as error:  # SystemExit too: whatever it is, the launcher wants to know
-        return pickle.dumps(_failed(error))
-    finally:
-        sys.stdout.flush()
-
-
-def _join(seat: _Seat, card: str) -> RankContext:
-    if card:
-        os.environ["GLOO_SOCKET_IFNAME"] = card
-    loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-    meeting = Path(seat.folder, "store").as_uri()
-    timeout = timedelta(seconds=seat.timeout_s)
-    dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
-    return _context(seat.timeout_s, torch.device(seat.device), seat.backend)
-
-
-def _listen(pipe: Connection, requests: queue.SimpleQueue[bytes], folder: str) -> None:
-    """Passes messages on; at the end of them ends the process, whatever its main thread is doing.
-
-    If the launcher died, the ranks go too: also those that are stopped and could not see it.  (A gloo process may
-    abort in its destructors after a peer's failure, hence os._exit.)"""
-    pids: list[int] = []
-    try:
-        pids = pickle.loads(first := pipe.recv_bytes())
-        requests.put(first)
-        while (message := pipe.recv_bytes()) != _GOODBYE:
-            requests.put(message)
-    except (EOFError, OSError):
-        shutil.rmtree(Path(folder).parent, ignore_errors=True)  # all that multiprocessing made for the launcher
-        for pid in pids:
-            if pid != os.getpid():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-    os._exit(0)
-
-
-def _failed(error: BaseException) -> _Answer:
-    mistake = str(error) if isinstance(error, ValueError) else ""
-    return _Answer(None, f"{type(error).__name__}: {error}", traceback.format_exc(), mistake)
 
 
 def _do_nothing(context: RankContext) -> None:

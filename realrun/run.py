@@ -22,7 +22,7 @@ from realrun.held import Held
 from realrun.model import DiTMoE
 from realrun.parameters import Weights, load, random_state
 from realrun.profile import profile_path, profiled
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.stand_in import TIMED, idle
 from sim.routing import Records, Routing
 from sim.schedule import Op, Schedule

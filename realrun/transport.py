@@ -25,7 +25,7 @@ from torch import Tensor
 
 from realrun.messages import Leg, Messages, TransferError
 from realrun.profile import labelled
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 
 _TAG = 3  # entries of a header before the counts: step, layer, part
 

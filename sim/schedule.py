@@ -46,29 +46,19 @@ refuses to know how long anything takes, how many ranks there are, and which sch
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from sim.buffers import Buffer, buffers_of
 from sim.check import verify
-from sim.op import COLLECTIVES, FOR_NOTHING, KINDS, PER_STEP, Op, ScheduleError
+from sim.header import is_header, read_header
+from sim.op import COLLECTIVES, KINDS, PER_STEP, Op, ScheduleError
 from sim.policy import Policy
+from sim.trim import trimmed
 
 __all__ = ["COLLECTIVES", "KINDS", "PER_STEP", "Buffer", "Op", "Policy", "Schedule", "ScheduleError"]
-
-_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_HEADER = re.compile(r"(?P<name>[A-Za-z][\w+.-]*)(?P<settings>(?:[ \t]+[\w-]+=\S*)+)[ \t]*")
-_SETTINGS = {  # of a header -> what its value looks like
-    **dict.fromkeys(("steps", "layers", "top_k", "micro_batches", "pieces"), _NUMBER),
-    "experts": "sharded|replicated",
-    "patches": "whole|sharded",
-    "policy": r"[a-z]\w*",
-    "threshold": r"[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?",
-    **dict.fromkeys(("interval", "seed"), _NUMBER),
-}
-_POLICY = ("threshold", "interval", "seed")
 
 
 @dataclass(frozen=True)
@@ -110,7 +100,7 @@ class Schedule:
             code = line.split("#", 1)[0]
             if header is None:
                 if code.strip():
-                    header = _header(code.strip(), number)
+                    header = read_header(code.strip(), number)
                 continue
             for token in re.finditer(r"\S+", code):
                 try:
@@ -318,33 +308,7 @@ class Schedule:
         """The same without repeats and without what nobody reads: generators may write both and drop them here.
 
         With `keep`, collectives and experts stay where they are, marked as unused: released code does them."""
-        seen: dict[str, Op] = {}
-        for op in self.ops:
-            again = op.name in seen and keep and op.kind in FOR_NOTHING
-            one = op._replace(unused=True) if again else op
-            seen.setdefault(one.name, one)
-        once = replace(self, ops=tuple(seen.values()))
-        used, rows = {f"Z{self.steps - 1}"}, set[tuple[int, int | None, str, int]]()
-        kept: list[Op] = []
-        for op in reversed(once.ops):
-            if op.name in used:
-                used.update(once.inputs(op))
-                if op.kind == "R":
-                    slots = enumerate(once.sources(op))
-                    rows.update((step, op.layer, op.part, slot) for slot, steps in slots for step in steps)
-                kept.append(op if keep else once._narrowed(op, rows))
-            elif keep and op.kind in FOR_NOTHING:
-                kept.append(op._replace(unused=True))
-        policy = self.policy if any(op.asked for op in kept) else None
-        return replace(self, ops=tuple(reversed(kept)), policy=policy)
-
-    def _narrowed(self, op: Op, rows: Collection[tuple[int, int | None, str, int]]) -> Op:
-        """`op` without the slots that nobody reads; `rows` are those read, as (step, layer, micro-batch, slot)."""
-        if op.kind != self.head:
-            return op
-        sent = self.slots_sent(op)
-        slots = tuple(slot for slot in sent if (op.step, op.layer, op.part, slot) in rows)
-        return op if slots == sent else op._replace(slots=slots, asked=tuple(s for s in op.asked if s in slots))
+        return trimmed(self, keep)
 
     # ------------------------------------------------------------------------------------------ check
 
@@ -357,7 +321,7 @@ class Schedule:
 
     @cached_property
     def _checked(self) -> Schedule:
-        if _HEADER.fullmatch(self.header) is None:
+        if not is_header(self.header):
             raise ScheduleError(f"{self.name!r} should be a name: a letter, then letters, digits and any of _ + . -")
         verify(self)
         return self
@@ -404,32 +368,3 @@ class Schedule:
         Received rows, a layer and slot: 2 for displaced, 1 for interweaved (arXiv 2411.16786: half)."""
         border = self.position.get(f"P{step + 1}", len(self.ops))
         return [b for b in self.buffers if b.born < border <= b.dies]
-
-
-def _header(line: str, number: int) -> dict[str, Any]:
-    """`sync steps=5 layers=3` -> {"name": "sync", "steps": 5, "layers": 3}: what Schedule takes beside the ops."""
-    found = _HEADER.fullmatch(line)
-    if found is None:
-        raise ScheduleError(
-            f"line {number}: cannot read the header\n    {line}\nit should look like: sync steps=5 layers=3 top_k=2"
-        )
-    texts: dict[str, str] = {}
-    for setting in found["settings"].split():
-        key, value = setting.split("=", 1)
-        if key not in _SETTINGS or key in texts or not re.fullmatch(_SETTINGS[key], value):
-            known = ", ".join(f"{k}={'N' if v == _NUMBER else v if '|' in v else '...'}" for k, v in _SETTINGS.items())
-            raise ScheduleError(f"line {number}: {setting!r} in the header; it takes, once each, {known}\n    {line}")
-        texts[key] = value
-    if missing := {"steps", "layers"} - texts.keys():
-        raise ScheduleError(f"line {number}: the header lacks {' and '.join(sorted(missing))}\n    {line}")
-    values: dict[str, Any] = {key: int(text) if _SETTINGS[key] == _NUMBER else text for key, text in texts.items()}
-    settings: dict[str, Any] = {key: values.pop(key) for key in _POLICY if key in values}
-    if "threshold" in settings:
-        settings["threshold"] = float(settings["threshold"])
-    if settings and "policy" not in values:
-        raise ScheduleError(
-            f"line {number}: {next(iter(settings))} in the header has no effect without policy=\n    {line}"
-        )
-    if "policy" in values:
-        values["policy"] = Policy(values["policy"], **settings)
-    return {"name": found["name"], **values}

@@ -1,7 +1,12 @@
-"""Hypothesis looks for counterexamples in the same places every time, without a clock."""
+"""Hypothesis looks for counterexamples in the same places every time, without a clock; and the command line."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same every time", derandomize=True, deadline=None, max_examples=60)
@@ -13,3 +18,25 @@ os.environ["MKL_CBWR"] = "COMPATIBLE"
 
 # Two threads of one process spin for each other when the cores are shared: ten times slower in the worst case seen.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str], tuple[int, str, str]]:
+    """Runs a command line in an empty directory with a cluster file; gives exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    from cases import cluster
+
+    from sim.cli import main
+
+    cluster().save("c.yaml")
+
+    def command(line: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command

@@ -23,7 +23,8 @@ from calibration.echo import EchoTransport
 from calibration.fit import NO_SLOPE, fit
 from calibration.plan import Plan
 from calibration.samples import Sample
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.transport import GlooTransport
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.engine import simulate

@@ -21,7 +21,8 @@ from realrun.checkpoint import Checkpoint
 from realrun.cli import main
 from realrun.model import DiTMoE
 from realrun.parameters import fitted, load, random_state
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.run import Settings, run
 from realrun.verify import expected
 from sim.load import load_schedule

@@ -14,7 +14,8 @@ from torch import Tensor
 from realrun.execute import RankRun, execute
 from realrun.model import DiTMoE
 from realrun.parameters import load
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.reference import reference
 from realrun.transport import open_streams
 from sim.load import load_schedule

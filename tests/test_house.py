@@ -82,12 +82,24 @@ def check_realrun(module: str, name: str) -> None:
         assert module == EMULATES, f"{module} imports {name}: it would know the prediction"
     assert not (asks and within(name, "realrun")), f"{module} imports {name}: it might measure"
     if module == EMULATES:
-        runs = ("ranks", "transport", "execute", "run", "verify")
+        runs = ("rank", "ranks", "rank_process", "transport", "execute", "run", "verify")
         assert not within(name, *(f"realrun.{each}" for each in runs)), f"{module} imports {name}: it might measure"
 
 
 def test_the_notation_needs_the_standard_library_only() -> None:
-    for file in ("op", "policy", "buffers", "check", "schedule", "passes", "compose", "schedules", "load"):
+    for file in (
+        "op",
+        "policy",
+        "header",
+        "buffers",
+        "check",
+        "trim",
+        "schedule",
+        "passes",
+        "compose",
+        "schedules",
+        "load",
+    ):
         names = {name.split(".")[0] for name in imports((ROOT / "sim" / f"{file}.py").read_text(), "sim")}
         assert names <= {*sys.stdlib_module_names, "sim"}
 

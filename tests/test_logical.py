@@ -18,7 +18,8 @@ from realrun.lanes import Processor, ThreadLane
 from realrun.links import SleepingLink
 from realrun.logical import LogicalRanks
 from realrun.messages import TransferError
-from realrun.ranks import RankContext, RanksFailed
+from realrun.rank import RankContext
+from realrun.ranks import RanksFailed
 from realrun.run import Settings, run
 from realrun.verify import difference
 from sim.load import load_schedule

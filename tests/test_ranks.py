@@ -17,7 +17,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from realrun.ranks import RankContext, Ranks, RanksFailed, rank_from_environment
+from realrun.rank import RankContext, rank_from_environment
+from realrun.ranks import Ranks, RanksFailed
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 1.0  # of a transfer, in the tests that let one time out
@@ -209,7 +210,7 @@ def has_folder(process: Path, folder: Path) -> bool:
 
 
 BY_TORCHRUN = """
-from realrun.ranks import rank_from_environment
+from realrun.rank import rank_from_environment
 from tests.test_ranks import describe
 print(describe(rank_from_environment(timeout_s=20), "run"))
 """

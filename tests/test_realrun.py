@@ -20,7 +20,8 @@ from realrun.backend import load_backend
 from realrun.cli import main
 from realrun.execute import RankRun
 from realrun.hosts import lacking
-from realrun.ranks import RankContext, Ranks, RanksFailed
+from realrun.rank import RankContext
+from realrun.ranks import Ranks, RanksFailed
 from realrun.run import Run, Settings, build_model, check_fit, execute_rank, inputs, run
 from realrun.transport import GlooTransport, Pending
 from realrun.verify import difference, expected

@@ -26,7 +26,8 @@ from calibration.plan import Job, Plan
 from calibration.samples import Sample, machine, mark
 from calibration.session import Patience, carry_out
 from realrun.backend import Pool
-from realrun.ranks import RankContext, Ranks, RanksFailed
+from realrun.rank import RankContext
+from realrun.ranks import Ranks, RanksFailed
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.workload import ModelShape, Workload

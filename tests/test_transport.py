@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from realrun.pacing import pace
-from realrun.ranks import RankContext, Ranks, RanksFailed
+from realrun.rank import RankContext
+from realrun.ranks import Ranks, RanksFailed
 from realrun.transport import GlooTransport, Parcel, Pending, open_streams
 
 WIDTH, EXPERTS = 3, 2  # of a row; on a rank

@@ -16,7 +16,7 @@ import torch
 from realrun.backend import Pool
 from realrun.links import KernelLink, SleepingLink
 from realrun.logical import Hall, LogicalRanks
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.transport import Transport
 
 

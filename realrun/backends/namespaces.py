@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from realrun.backend import Pool
 from realrun.hosts import Hosts
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.transport import Transport, open_streams
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from realrun.backend import Pool
 from realrun.joined import joined, started_by_torchrun
 from realrun.nccl import open_communicators
-from realrun.ranks import RankContext
+from realrun.rank import RankContext
 from realrun.transport import Transport
 
 

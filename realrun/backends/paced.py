@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from realrun.backend import Pool
 from realrun.pacing import pace
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.transport import Transport, open_streams
 
 

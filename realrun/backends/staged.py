@@ -14,7 +14,8 @@ from torch import Tensor
 
 from realrun.backend import Pool
 from realrun.pacing import pace
-from realrun.ranks import RankContext, Ranks
+from realrun.rank import RankContext
+from realrun.ranks import Ranks
 from realrun.transport import Parcel, Pending, Stamps, Transport, open_streams
 
 

@@ -1,0 +1,58 @@
+"""A rank: what a process knows of itself, and how one that torchrun started finds out.
+
+The file refuses to know how processes begin and end (realrun/ranks.py), and what they compute or send."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from realrun.backend import Backend, load_backend
+from realrun.lanes import Device, Gpu, Processor
+
+
+@dataclass(frozen=True)
+class RankContext:
+    """What a rank knows of itself; the first argument of every function that `Ranks` (realrun/ranks.py) calls."""
+
+    rank: int
+    world: int
+    timeout_s: float  # of one transfer
+    device: torch.device
+    group: dist.ProcessGroup | None  # None: ranks are threads of one process
+    backend: Backend
+
+    @functools.cached_property
+    def lanes(self) -> Device:
+        """Streams and moments of its device."""
+        return Gpu(self.device) if self.device.type == "cuda" else Processor()
+
+
+def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
+    """The rank that this process is, by what torchrun put into its environment: over NCCL where there are GPUs (the
+    one of LOCAL_RANK), else over gloo.
+
+    Raises ValueError that names what is missing."""
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"not started by torchrun: {', '.join(missing)} not set in the environment")
+    gpu, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if 0 < gpus <= gpu:
+        raise ValueError(f"LOCAL_RANK={gpu}, but this machine has {gpus} GPUs: start at most one rank for each")
+    device = torch.device("cuda", gpu) if gpus else torch.device("cpu")
+    if gpus:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
+    return joined(timeout_s, device, load_backend("nccl" if gpus else "paced"))
+
+
+def joined(timeout_s: float, device: torch.device, backend: Backend) -> RankContext:
+    """The rank that this process is, once `init_process_group` has been called."""
+    group = dist.group.WORLD
+    assert group is not None, "init_process_group makes it"
+    return RankContext(dist.get_rank(), dist.get_world_size(), timeout_s, device, group, backend)

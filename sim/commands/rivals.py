@@ -1,0 +1,39 @@
+"""`python -m sim rivals`: what a stale schedule has to beat."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sim.commands.options import ClusterName, Images, ModelName, Pixels, Sources, Wire
+from sim.load import sources
+
+
+def rivals(
+    schedules: Sources,
+    cluster: ClusterName,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    wire: Wire = "bfloat16",
+) -> None:
+    """Hold stale schedules against what needs no staleness: exact overlap, caching, fewer bytes, fewer steps, no
+    communication at all."""
+    from rich.console import Console
+
+    from sim.cluster import Cluster
+    from sim.gpu import Gpu
+    from sim.models import load_model
+    from sim.rivals import rivals
+    from sim.show import rivals_table
+    from sim.workload import Workload
+
+    machine = Cluster.load(cluster)
+    workload = Workload(load_model(model, pixels), machine.ranks, images, wire)
+    console = Console(stderr=True)
+    with console.status("simulating") as status:
+        found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))
+    limit = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
+    print(*rivals_table(found, limit), sep="\n")

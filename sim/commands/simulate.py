@@ -1,0 +1,146 @@
+"""`python -m sim simulate`: run schedules on a simulated machine, and compare them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.commands.mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
+from sim.commands.options import ClusterName, Images, Imbalance, Keep, ModelName, Pixels, Sources, Steps, Wire, names_of
+from sim.commands.traces import (
+    Decode,
+    Json,
+    Outputs,
+    Ranks,
+    StartUp,
+    Step,
+    around,
+    critical_lines,
+    report_lines,
+    titled,
+)
+from sim.load import load_schedule, sources
+from sim.schedule import Schedule
+
+if TYPE_CHECKING:
+    from sim.cluster import Cluster
+    from sim.trace import Trace
+    from sim.workload import Workload
+
+
+def simulate(
+    schedules: Sources,
+    cluster: ClusterName,
+    steps: Steps = None,
+    model: ModelName = "XL",
+    pixels: Pixels = None,
+    images: Images = 16,
+    ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
+    wire: Wire = "bfloat16",
+    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    imbalance: Imbalance = None,
+    keep: Keep = None,
+    routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
+    grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
+    mesh: MeshText = None,
+    placement: PlacementText = None,
+    no_guidance: NoGuidance = False,
+    seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also images a second, and times of steps and layers.")
+    ] = False,
+    critical: Annotated[bool, typer.Option("--critical", help="Also the critical path.")] = False,
+    start_up: StartUp = None,
+    decode: Decode = None,
+    json: Json = None,
+    save: Annotated[str | None, typer.Option(help="Write the trace; '{}' becomes the schedule's name.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write all traces as JSON for ui.perfetto.dev.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw all traces: .png, .svg, .pdf.")] = None,
+    step: Step = None,
+    rank: Ranks = None,
+) -> None:
+    """Run schedules on a simulated machine, and compare them.
+
+    The layers are the model's.  Settings follow the schedule that they are for: displaced warm_up=2 dice stride=5."""
+    from sim.cluster import Cluster
+    from sim.models import load_model
+    from sim.routing import Routing
+    from sim.workload import Workload
+
+    machine = Cluster.load(cluster)
+    machine = machine if ranks is None else replace(machine, ranks=ranks)
+    recorded = None if routing is None else Routing.load(routing)
+    workload = Workload(load_model(model, pixels), machine.ranks, images, wire, recorded, dtype, grouped)
+    workload = meshed(workload, mesh, no_guidance)
+    named = sources(schedules)
+    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    names = names_of(named, plans)
+    workloads = placed(_routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
+    outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
+    outputs.check()
+    surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
+    traces = _simulated(plans, workloads, machine, seed)
+    outputs.write(traces, [f"simulated {name}" for name in names], workloads)
+    outputs.write_reports(traces, workloads, surroundings)
+    _tell(traces, names, kinds)
+    for tables in [
+        [report_lines(*pair, surroundings) for pair in zip(traces, workloads, strict=True) if report],
+        [critical_lines(trace) for trace in traces if critical],
+    ]:
+        print(*titled(names, tables), sep="\n", end="\n" * bool(tables))
+
+
+def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
+    """The comparison; what it rests on that nobody measured goes to stderr."""
+    from sim.show import comparison_table, kinds_table
+
+    print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
+    for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
+        print(f"extrapolated: {note}", file=sys.stderr)
+
+
+def _routed(
+    plans: list[Schedule], workload: Workload, imbalance: float | None, keep: float | None, seed: int | None
+) -> list[Workload]:
+    """What each plan works on: `workload`, with modelled routing if any of it is given."""
+    from sim.routing import Routing
+
+    given = {"--imbalance": imbalance, "--keep": keep, "--routing-seed": seed}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    if not options:
+        return [workload] * len(plans)
+    if workload.routing is not None:
+        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
+    if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
+        raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
+    skew, often = (1.0 if value is None else value for value in (imbalance, keep))
+    modelled = partial(Routing.skewed, workload.model, workload.ranks, workload.tokens, seed=seed or 0)
+    return [replace(workload, routing=modelled(plan.steps, imbalance=skew, keep=often)) for plan in plans]
+
+
+def _saved(template: str | None, names: list[str]) -> list[Path]:
+    """Where the trace of each schedule goes; nowhere without a template."""
+    if template is None:
+        return []
+    if len(names) > 1 and "{}" not in template:
+        raise ValueError(f"--save {template} is one file for {len(names)} traces; write {{}} where their names go")
+    return [Path(template.replace("{}", name)) for name in names]
+
+
+def _simulated(plans: list[Schedule], workloads: list[Workload], cluster: Cluster, seed: int | None) -> list[Trace]:
+    from rich.console import Console
+    from rich.progress import track
+
+    from sim.engine import simulate
+
+    console = Console(stderr=True)
+    pairs = [*zip(plans, workloads, strict=True)]
+    shown = track(pairs, "simulating", console=console, transient=True, disable=not console.is_terminal)
+    return [simulate(plan, workload, cluster, seed) for plan, workload in shown]
