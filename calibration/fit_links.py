@@ -1,13 +1,14 @@
 """Transfers to the links of a Cluster: pairs with a link each, or hosts with a card each.
 
 Pairs: latency_s + bytes / bytes_per_s of the fullest, less the burst of a link that has rested, plus counts_s of a
-dispatch, which brings its counts along.  Hosts: the same of the fullest card, without a burst (a card's is 4 kB);
+dispatch, which brings its counts along.  What is fitted began on all ranks at once; in a run the pairs of more than
+two ranks begin one by one.  Hosts: the same of the fullest card, without a burst (a card's is 4 kB);
 what a dispatch takes longer is spread over both, since routes know latencies only.  Ignores what ranks of one host
 send each other while a card is busy: loopback is far faster."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,12 +35,12 @@ class LinkFit:
         latency_s, counts_s, s_per_byte, burst_s = np.maximum(coefficients, 0.0).tolist()
         bytes_per_s = 1 / max(s_per_byte, 1e-15)
         if not self.host_ranks:
-            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, buffered=True)
+            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, pairwise=ranks > 2)
         card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2)
         local = Resource(self.local_bytes_per_s)
         within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
         resources = {"local": local, "card": card} if within else {"card": card}
-        return Network(resources, (*within, Route(ranks, ("card",))))
+        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2)
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
@@ -64,14 +65,20 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
 
 
 def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
-    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card
-    had to do was done then."""
+    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's, and of an uneven
+    transfer the last of all: what a card or the fullest link had to do was done then.  (Who sends is done a segment
+    earlier than who receives.)"""
     mine = [s for s in samples if is_transfer(s, rate, alone)]
-    if not host_ranks:
-        return mine
+    if host_ranks:
+        return _last(mine, lambda s: s.rank // host_ranks)
+    return [*(s for s in mine if not s.uneven), *_last([s for s in mine if s.uneven], lambda _: 0)]
+
+
+def _last(samples: Sequence[Sample], part: Callable[[Sample], int]) -> list[Sample]:
+    """Of each transfer and part of its ranks, the sample that took longest."""
     last: dict[tuple[object, ...], Sample] = {}
-    for sample in mine:
-        key = sample.round, sample.queued, sample.load, sample.number, sample.rank // host_ranks
+    for sample in samples:
+        key = sample.round, sample.queued, sample.load, sample.number, part(sample)
         if key not in last or sample.seconds > last[key].seconds:
             last[key] = sample
     return [*last.values()]

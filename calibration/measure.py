@@ -139,17 +139,17 @@ class _Bench:
 
 
 def _fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
-    """Rows of the fullest link to `rank`; and of the fullest card that they pass, in at its host or out at another."""
+    """Rows of the fullest link to or from `rank`; and of the fullest card of any host, out or in."""
     ranks = len(rows)
     away = rows * ~np.eye(ranks, dtype=bool)
+    fullest = int(max(away[:, rank].max(), away[rank].max()))
     if hosts == ranks:
-        return int(away[:, rank].max()), 0
+        return fullest, 0
     host = np.arange(ranks) * hosts // ranks
     across = np.array(
         [[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)]
     )
-    home = int(host[rank])
-    return int(away[:, rank].max()), int(max(across[:, home].sum(), *np.delete(across.sum(axis=1), home)))
+    return fullest, int(max(across.sum(axis=0).max(), across.sum(axis=1).max()))
 
 
 def _busy(spans: Spans) -> float:
