@@ -77,11 +77,10 @@ def moving_parts(
 def pair_parts(
     schedule: Schedule, parts: Mapping[int, Sequence[Sequence[Moving]]], ticks_per_s: float
 ) -> dict[int, dict[frozenset[int], Moving]]:
-    """Position of each all-to-all that no counts go ahead of -> by pair of ranks, what they send each other."""
+    """Position of each all-to-all -> by pair of ranks, what they send each other."""
     found, known = {}, dict[int, dict[frozenset[int], Moving]]()
     for i, teams in parts.items():
-        op = schedule.ops[i]
-        if op.kind in "DC" and not brings_counts(op, schedule):
+        if schedule.ops[i].kind in "DC":
             if id(teams) not in known:  # ops of one sort share theirs
                 known[id(teams)] = {p: m for ((whole,)) in teams for p, m in whole.pairs(ticks_per_s)}
             found[i] = known[id(teams)]

@@ -107,7 +107,7 @@ class _Machine:
         self.together: dict[int, list[list[tuple[float, list[int]]]]] = {}
         if any(plan.shares):
             self.sharing = {n: Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S) for n in {*plan.island_of}}
-        self.alone, self.pairs = Alone(self.env, self.fluid), Pairs(plan.pairs)
+        self.alone, self.pairs = Alone(self.env, self.fluid), Pairs(plan.pairs, plan.counted)
         flowing = [rank for rank, group in enumerate(plan.group_of) if plan.shares[group]]
         for i in self.collectives:
             sorts = [alike(tuple(self.ticks[rank][i] for rank in team), team) for team in plan.teams[i]]
@@ -251,19 +251,20 @@ class _Machine:
             self.alone.transfer(max(ticks - saved, min(ticks, plan.latency)), members, then)
 
     def _begin_pairs(self, i: int, team: int, rank: int) -> None:
-        """`rank` has reached an all-to-all of pairs, and so begin those of it and the ranks that are there.  Traces have
-        it begin, as any collective, when the last rank has come."""
+        """`rank` has reached an all-to-all of pairs, of which those begin that can.  In traces it begins, as any
+        collective, when the last rank has come."""
         ranks, plan = self.plan.teams[i][team], self.plan
         if self.arrived[i][team] == len(ranks):
             for each in ranks:
                 self.start[each][i] = self.env.now
         for moving in self.pairs.come(i, team, rank, len(ranks)):
-            saved = min(plan.burst[i], self.env.now - max(self.landed[each] for each in moving.ranks))
+            saved = min(plan.burst[i], self.pairs.rested(moving.ranks, self.env.now))
             sharing = self.sharing[plan.island_of[plan.group_of[rank]]]
-            sharing.transfer([moving], plan.stretch[i][rank], saved, functools.partial(self._end_pair, i))
+            then = functools.partial(self._end_pair, i, moving.ranks)
+            sharing.transfer([moving], plan.stretch[i][rank], saved, then)
 
-    def _end_pair(self, i: int, ranks: Sequence[int]) -> None:
-        if done := self.pairs.ended(i, ranks):
+    def _end_pair(self, i: int, pair: Sequence[int], ranks: Sequence[int]) -> None:
+        if done := self.pairs.ended(i, pair, ranks, self.env.now):
             self._finish(i, done)
 
     def _finish(self, i: int, ranks: Sequence[int]) -> None:

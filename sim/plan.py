@@ -18,7 +18,7 @@ from sim.cluster import Cluster, Link
 from sim.cost import launches, moving_parts, pair_parts
 from sim.mesh import number_of
 from sim.schedule import Schedule
-from sim.transfers.collectives import burst_s
+from sim.transfers.collectives import brings_counts, burst_s
 from sim.transfers.fabric import Fabric
 from sim.workload import Workload
 
@@ -37,7 +37,7 @@ class Plan:
         self.schedule, mesh = schedule, workload.mesh_of(schedule)
         self.kernels = launches(schedule, workload, cluster)
         link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
-        self.burst = [round(burst_s(op, schedule, link) * ticks_per_s) if op.collective else 0 for op in schedule.ops]
+        self.burst = [round(burst_s(op, link) * ticks_per_s) if op.collective else 0 for op in schedule.ops]
         self.latency = round(link.latency_s * ticks_per_s)
         self.stretch = np.broadcast_to(noise, (len(schedule.ops), cluster.ranks)).tolist()
         self.teams = [workload.teams(schedule, op) if op.collective else () for op in schedule.ops]
@@ -47,6 +47,7 @@ class Plan:
         self.shares = shares(schedule, workload, cluster)
         self.parts = moving_parts(schedule, workload, cluster, ticks_per_s) if any(self.shares) else {}
         self.pairs = pair_parts(schedule, self.parts, ticks_per_s) if begins_pairwise(cluster) else {}
+        self.counted = {i for i in self.pairs if brings_counts(schedule.ops[i], schedule)}
 
 
 def begins_pairwise(cluster: Cluster) -> bool:

@@ -47,13 +47,18 @@ class Moving:
         return self.flows[1:] if self.fabric.receives_only else self.flows
 
     def pairs(self, ticks_per_s: float) -> Iterator[tuple[frozenset[int], Moving]]:
-        """The same by pairs of ranks: what the two send each other, each started up by itself."""
+        """The same by pairs of ranks: what the two send each other, each started up by itself, counts before."""
+        start_s = self.fabric.start_s(self.moved_bytes, self.fabric.moving_s(self.moved_bytes))
+        counts = self.start_ticks - start_s * ticks_per_s
         for pair in combinations(self.ranks, 2):
             between = np.zeros_like(self.moved_bytes)
             between[pair], between[pair[::-1]] = self.moved_bytes[pair], self.moved_bytes[pair[::-1]]
             moving_s = self.fabric.moving_s(between)
-            ticks = self.fabric.start_s(between, moving_s) * ticks_per_s, float(moving_s.max()) * ticks_per_s
-            yield frozenset(pair), replace(self, moved_bytes=between, start_ticks=ticks[0], moving_ticks=ticks[1], ranks=pair)
+            start = counts + self.fabric.start_s(between, moving_s) * ticks_per_s
+            moving = float(moving_s.max()) * ticks_per_s
+            yield frozenset(pair), replace(
+                self, moved_bytes=between, start_ticks=start, moving_ticks=moving, ranks=pair
+            )
 
     @cached_property
     def shape(self) -> Hashable:

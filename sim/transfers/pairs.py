@@ -6,7 +6,9 @@ has come to a collective and who has all; it refuses to know bytes and the clock
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
+from itertools import combinations
 
 from sim.transfers.moving import Moving
 
@@ -14,27 +16,37 @@ Pair = frozenset[int]
 
 
 class Pairs:
-    """Of one run: moving [collective][pair of ranks] is what the two send each other, in both directions."""
+    """Of one run: moving [collective][pair of ranks] is what the two send each other, in both directions.
 
-    def __init__(self, moving: Mapping[int, Mapping[Pair, Moving]]) -> None:
-        self.moving = moving
+    counted: collectives for which token counts come first, so that nobody begins before all are there."""
+
+    def __init__(self, moving: Mapping[int, Mapping[Pair, Moving]], counted: Set[int]) -> None:
+        self.moving, self.counted = moving, counted
         self.there: dict[tuple[int, int], list[int]] = {}  # (collective, team) -> ranks that have come
         self.left: dict[tuple[int, int], int] = {}  # (collective, rank) -> pairs that have not ended
+        self.landed: dict[Pair, float] = {}  # when what a pair last sent each other had come
 
     def of(self, collective: int) -> bool:
-        """Whether its pairs begin one by one."""
+        """Whether it consists of pairs."""
         return collective in self.moving
 
     def come(self, collective: int, team: int, rank: int, size: int) -> list[Moving]:
         """`rank` comes to a collective of a team of `size`: what begins now."""
         there = self.there.setdefault((collective, team), [])
-        begins = [self.moving[collective][Pair((rank, other))] for other in there]
+        begins = [Pair((rank, other)) for other in there]
         there.append(rank)
         self.left[collective, rank] = size - 1
-        return begins
+        if collective in self.counted:
+            begins = [Pair(pair) for pair in combinations(there, 2)] if len(there) == size else []
+        return [self.moving[collective][pair] for pair in begins]
 
-    def ended(self, collective: int, ranks: Sequence[int]) -> list[int]:
-        """A pair has ended on these ranks: those of them that now have all."""
+    def rested(self, ranks: Sequence[int], now: float) -> float:
+        """How long these two have sent each other nothing."""
+        return now - self.landed.get(Pair(ranks), -math.inf)
+
+    def ended(self, collective: int, pair: Sequence[int], ranks: Sequence[int], now: float) -> list[int]:
+        """What a pair sent has come, on these of its ranks: those of them that now have all."""
+        self.landed[Pair(pair)] = now
         done = []
         for rank in ranks:
             self.left[collective, rank] -= 1
