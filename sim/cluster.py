@@ -44,8 +44,7 @@ class Link:
     scope "pair": every ordered pair of ranks has a link of its own; "port": what a rank sends shares its port, and so
     does what it receives.  A rank's transfer ends when it has sent and received all; on a buffered link (sockets),
     which takes what is sent at once, when it has received all.  A dispatch that brings its token counts along costs
-    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket; paced sockets have one), but
-    not behind counts, which wake it."""
+    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket).  pairwise: as of a Network."""
 
     latency_s: float
     bytes_per_s: float
@@ -53,6 +52,7 @@ class Link:
     counts_s: float = 0.0
     burst_bytes: float = 0.0
     buffered: bool = False
+    pairwise: bool = False
     __pydantic_config__ = CLOSED
 
 

@@ -166,7 +166,7 @@ def costs_of(
             np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)
         ),
         kernels=launched,
-        burst=whole(np.array([_burst_s(op, schedule, machines) for op in ops])),
+        burst=whole(np.array([_burst_s(op, machines) for op in ops])),
         slow_compute=np.array([1.0 + machines.factor(op.kind) for op in ops]),
         wake=whole(machines.number("host.wake_s")),
         latency=whole(machines.number("link.latency_s") if link else np.zeros(machines.size)),
@@ -181,9 +181,9 @@ def _of_links(key: str) -> bool:
     return key.startswith("link.") or key == "interference.multiprocessors"
 
 
-def _burst_s(op: Op, schedule: Schedule, machines: Machines) -> Array:
+def _burst_s(op: Op, machines: Machines) -> Array:
     """[machine]: `sim.transfers.collectives.burst_s`, 0 for compute ops and networks."""
-    if not (op.collective and isinstance(machines.first.link, Link)) or op.kind == "N" or brings_counts(op, schedule):
+    if not (op.collective and isinstance(machines.first.link, Link)) or op.kind == "N":
         return np.zeros(machines.size)
     rate = machines.number("link.bytes_per_s") * machines.rate()
     return machines.number("link.burst_bytes") / rate
