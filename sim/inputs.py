@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Cluster, Link
+from sim.cluster import Cluster, Interference, Link
 from sim.gpu import Gpu
 
 Array = npt.NDArray[np.float64]
 ASSUMED = 0.1  # relative standard error where nothing is known
 _INTERFERENCE = 0.5  # published averages are 19 %, single measurements up to 40 % (sim/clusters)
+_SHARE = 0.2  # of multiprocessors: 20 to 32 of 132 are usual on an H100
+_FURTHEST_SHARE = 0.4  # one that is drawn stays below 1
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,18 @@ def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
     host = ("times.cluster.host.launch_s", "times.cluster.host.collective_s")
     if cluster.host.launch_s or cluster.host.collective_s:
         yield Input("host", host, assumed, told)
-    if cluster.interference.any and not cluster.interference.multiprocessors:
-        kinds = ("times.cluster.interference.compute.*",) if cluster.interference.compute else ()
-        source = f"published averages, not measured here; {_INTERFERENCE:.0%} assumed"
-        yield Input("interference", (*kinds, "times.cluster.interference.communication"), _INTERFERENCE, source)
+    yield from _of_interference(cluster.interference)
+
+
+def _of_interference(slow: Interference) -> Iterator[Input]:
+    source, key = slow.source or "published averages, not measured here", "times.cluster.interference."
+    if slow.communication or any(slow.compute.values()):
+        kinds = (f"{key}compute.*",) if slow.compute else ()
+        told = f"{source}; {_INTERFERENCE:.0%} assumed"
+        yield Input("interference", (*kinds, f"{key}communication"), _INTERFERENCE, told)
+    if 0 < slow.multiprocessors < _FURTHEST_SHARE:
+        told = f"{source}; {_SHARE:.0%} assumed"
+        yield Input("multiprocessors of communication", (f"{key}multiprocessors",), _SHARE, told)
 
 
 def _of_compute(cluster: Cluster, assumed: float, told: str) -> Iterator[Input]:

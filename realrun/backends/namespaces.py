@@ -59,7 +59,7 @@ class Backend:
         return open_streams(context, streams)
 
     def throttle(self, context: RankContext, bytes_per_s: float | None) -> None:
-        """Sets every card's rate, each way; communicators share it.  Sends end when their bytes leave, as with `pace`."""
+        """Sets every card's rate, each way; communicators share it.  Sends end when their bytes leave, as `pace` has it."""
         hold_back(bytes_per_s is not None)
         if context.rank == 0:
             Hosts(self.tag, self.hosts).limit(bytes_per_s)
