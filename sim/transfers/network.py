@@ -64,7 +64,8 @@ class Network:
     A transfer in which a rank moves `b` bytes starts up for the latencies of its longest route and
     ramp_s * b / (b + ramp_bytes): rates are reached little by little.  It never takes less than least_s (floor of a
     collective's kernels).  pairwise: an all-to-all of more than two ranks is messages, each of which flows as soon as
-    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  factors (sim/transfers/measured_links.py): what a transfer takes over what all this says,
+    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is done when it has received all; its
+    sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a transfer takes over what all this says,
     where it has been measured.  hierarchical all-to-all: see sim/transfers/fabric.py."""
 
     resources: Mapping[str, Resource]
@@ -75,6 +76,7 @@ class Network:
     transport: str = "multiprocessors"
     all_to_all: str = "direct"
     pairwise: bool = False
+    buffered: bool = False
     factors: Factors = field(default_factory=dict)
     source: str = ""
     __pydantic_config__ = _CLOSED
