@@ -85,15 +85,18 @@ def _held(pid: int) -> float:
 @contextmanager
 def engine_clock() -> Iterator[list[float]]:
     """Processor seconds in the engines' walks, while it is open: their first entry."""
-    spent, kept = [0.0], []
+    spent, kept, inside = [0.0], [], [False]
 
     def clocked(function: Any) -> Any:
         def inner(*arguments: Any, **named: Any) -> Any:
-            began = time.process_time()
+            if inside[0]:  # a walk that walks some again
+                return function(*arguments, **named)
+            inside[0], began = True, time.process_time()
             try:
                 return function(*arguments, **named)
             finally:
                 spent[0] += time.process_time() - began
+                inside[0] = False
 
         return inner
 

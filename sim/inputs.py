@@ -33,12 +33,17 @@ class Input:
 
 
 def inputs_of(cluster: Cluster, assumed: float = ASSUMED) -> list[Input]:
-    """The uncertain numbers of a cluster: those whose errors it states; if it states none, groups, with `assumed`.
+    """The uncertain numbers of a cluster: those whose errors it states; and groups, with `assumed`, of what it states
+    none of, if it was not measured (states none, or has a Gpu).
 
     Raises ValueError if `assumed` is no error that a rate can have."""
     if not 0 < assumed < 1:
         raise ValueError(f"a relative error of {assumed:g} should be above 0 and below 1")
-    return [*(_stated(cluster) if cluster.errors else _grouped(cluster, assumed))]
+    stated = [*_stated(cluster)]
+    if cluster.errors and not isinstance(cluster.compute, Gpu):
+        return stated
+    said = {key for each in stated for key in each.keys}
+    return [*stated, *(each for each in _grouped(cluster, assumed) if said.isdisjoint(each.keys))]
 
 
 def _stated(cluster: Cluster) -> Iterator[Input]:
@@ -46,7 +51,7 @@ def _stated(cluster: Cluster) -> Iterator[Input]:
     for key, error in cluster.errors.items():
         value = values[key]
         if value > 0 and error > 0 and error / value < 1:
-            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error of the fit")
+            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error that the cluster states")
 
 
 def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:
@@ -61,7 +66,7 @@ def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:
 
 
 def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
-    told = f"assumed: {assumed:.0%}, since the cluster states no errors"
+    told = f"assumed: {assumed:.0%}, since the cluster states no error"
     if isinstance(cluster.link, Link):
         yield Input("link rate", ("times.cluster.link.bytes_per_s",), assumed, told)
         yield Input("link latency", ("times.cluster.link.latency_s",), assumed, told)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from calibration.reproduction import beside, causes, draws, machine, page, predict, write
+from calibration.reproduction import beside, causes, draws, links, machine, page, predict, write
 from calibration.reproduction.machine import SHARE, SHARED, Doubt
 from calibration.reproduction.predict import PUBLISHED, READINGS, Case, Prediction
 from sim.cluster import Cluster
+from sim.engine import simulate
 from sim.load import load_schedule
 from sim.transfers.network import Network
 
@@ -31,21 +32,50 @@ def test_the_page_is_what_the_command_writes_from_the_numbers() -> None:
     assert (DOCS / write.NUMBERS).read_text() == write.text(NUMBERS)
 
 
-def test_the_machine_has_the_published_share_and_differs_from_the_preset_in_shared_rates_and_jitter_only(
-    calibrated: Cluster,
-) -> None:
-    trace = machine.run(load_schedule("sync", 4, 28), machine.workload(16, Doubt()), calibrated, Doubt())
-    assert machine.all_to_all_share(trace, with_waits=False) == pytest.approx(SHARE, abs=5e-4)
+def test_the_preset_has_the_published_share_and_is_the_machine_of_the_reproduction(calibrated: Cluster) -> None:
     preset = Cluster.load(machine.PRESET)
+    trace = simulate(load_schedule("sync", 4, 28), machine.workload(16, Doubt()), preset)
+    assert machine.all_to_all_share(trace, with_waits=False) == pytest.approx(SHARE, abs=5e-4)
     assert isinstance(preset.link, Network)
     assert isinstance(calibrated.link, Network)
     rates = {name: (calibrated.link.resources[name], resource) for name, resource in preset.link.resources.items()}
-    factors = {name: mine.bytes_per_s / its.bytes_per_s for name, (mine, its) in rates.items()}
+    for mine, its in rates.values():
+        assert mine.bytes_per_s == pytest.approx(its.bytes_per_s, rel=1e-3)
+    as_preset = {name: replace(mine, bytes_per_s=its.bytes_per_s) for name, (mine, its) in rates.items()}
+    link = replace(calibrated.link, resources=as_preset)
+    assert replace(calibrated, link=link, errors={}) == replace(preset, jitter={}, errors={})
+
+
+def test_the_links_of_the_preset_are_those_of_eight_l40s_times_one_factor() -> None:
+    preset, base = Cluster.load(machine.PRESET).link, Cluster.load(machine.BASE).link
+    assert isinstance(preset, Network)
+    assert isinstance(base, Network)
+    assert preset.resources.keys() == base.resources.keys()
+    factors = {name: r.bytes_per_s / base.resources[name].bytes_per_s for name, r in preset.resources.items()}
     changed = {name: factor for name, factor in factors.items() if factor != 1}
     assert {*changed} == {*SHARED}
-    assert [*changed.values()] == pytest.approx([changed["host"]] * len(SHARED))
-    as_before = {name: replace(mine, bytes_per_s=its.bytes_per_s) for name, (mine, its) in rates.items()}
-    assert replace(calibrated, link=replace(calibrated.link, resources=as_before)) == replace(preset, jitter={})
+    assert [*changed.values()] == pytest.approx([changed["host"]] * len(SHARED), rel=1e-3)
+    assert all("inferred, not measured" in resource.source for resource in preset.resources.values())
+
+
+def test_links_are_renewed_with_source_and_error_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, found = tmp_path / "mine.yaml", links.Links(2.0, 1.5, 3.0, 0.25)
+    before = Cluster.load(machine.PRESET)
+    file.write_text(str(before))
+    monkeypatch.setattr(links, "inferred", lambda: found)
+    links.renew(file)
+    after = Cluster.load(file)
+    assert isinstance(before.link, Network)
+    assert isinstance(after.link, Network)
+    for name in SHARED:
+        rate, base = after.link.resources[name].bytes_per_s, Cluster.load(machine.BASE).link
+        assert rate == pytest.approx(2 * base.resources[name].bytes_per_s)  # type: ignore[union-attr]
+        assert after.errors[f"link.resources.{name}.bytes_per_s"] == pytest.approx(rate / 4, rel=1e-3)
+        assert "x 1.5 to 3 " in after.link.resources[name].source
+    same = replace(after.link, resources=before.link.resources)
+    assert replace(after, link=same, errors=before.errors) == before
 
 
 def test_part_of_an_all_to_all_does_not_depend_on_its_bytes() -> None:

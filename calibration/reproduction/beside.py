@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from calibration.reproduction.machine import MODEL, Doubt, calibrated, workload
+from calibration.reproduction.machine import MODEL, PRESET, Doubt, workload
+from sim.cluster import Cluster
 from sim.gpu import Gpu
 from sim.load import load_schedule
 from sim.memory import memory, most_images
@@ -22,12 +23,11 @@ Tell = Callable[[str], None]
 
 def table(tell: Tell) -> dict[str, list[dict[str, Any]]]:
     """Images a rank -> a row a schedule: seconds of 50 steps, bytes of the fullest rank, whether a 4090 has them."""
-    doubt = Doubt()
-    cluster, _ = calibrated(doubt, "sync")
+    cluster = Cluster.load(PRESET)
     assert isinstance(cluster.compute, Gpu)
     found, limit = {}, cluster.compute.memory_bytes
     for images in BATCHES:
-        made = rivals(ASKED, STEPS, workload(images, doubt), cluster, partial(_tell, tell, images))
+        made = rivals(ASKED, STEPS, workload(images, Doubt()), cluster, partial(_tell, tell, images))
         found[str(images)] = [_row(each, limit) for each in made]
     return found
 
@@ -51,7 +51,7 @@ def _row(rival: Rival, memory_bytes: float) -> dict[str, Any]:
 
 def distrifusion() -> list[dict[str, Any]]:
     """A row a model and element size: which of the batches fit, and the most images that would."""
-    cluster, _ = calibrated(Doubt(), "sync")
+    cluster = Cluster.load(PRESET)
     assert isinstance(cluster.compute, Gpu)
     limit, rows = cluster.compute.memory_bytes, []
     for shape in (MODEL, MODELS["G"]):

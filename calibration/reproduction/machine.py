@@ -1,12 +1,14 @@
 """The publication's machine, inferred: the preset 8x-rtx4090 with one parameter set, and what is not known of it.
 
-The parameter is a factor on the rates of what ranks share (bridges, the hosts' memory, the way between sockets).  It is
-set so that the all-to-alls take the published share of synchronous XL at 16 images a rank, and from nothing else.
+The parameter is a factor on the rates of what ranks share (bridges, the hosts' memory, the way between sockets) on the
+machine whose links were fitted, 8x-l40s.  It is set so that the all-to-alls take the published share of synchronous XL
+at 16 images a rank, and from nothing else.  The preset holds the rates that follow with its own values (links.py).
 The file knows a machine; it refuses to know any published speed-up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq
@@ -19,13 +21,13 @@ from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.transfers.fabric import Fabric
-from sim.transfers.network import Network
+from sim.transfers.network import Network, Resource
 from sim.workload import MODELS, Workload
 
-PRESET = "8x-rtx4090"
+PRESET, BASE = "8x-rtx4090", "8x-l40s"
 MODEL = MODELS["XL"]
 SHARE, SHARE_IMAGES = 0.733, 16  # of all-to-alls in synchronous XL, as published
-SHARED = ("bridge", "host", "sockets")  # resources whose rates the parameter multiplies
+SHARED = ("bridge", "host", "sockets")  # resources of BASE whose rates the parameter multiplies
 _SHARE_STEPS = 3  # a synchronous step is like any other, but for jitter
 _FACTORS = 0.2, 50.0  # between which the parameter is looked for
 _RAMP_BYTES = 1e6  # far below any all-to-all here, far above a count exchange
@@ -75,7 +77,7 @@ def draw(seed: int) -> Doubt:
 
 
 def machine(doubt: Doubt, factor: float) -> Cluster:
-    """The preset as `doubt` has it, with the shared rates times `factor`."""
+    """The preset as `doubt` has it, with the shared rates of BASE times `factor`."""
     preset = Cluster.load(PRESET)
     gpu, link = preset.compute, preset.link
     assert isinstance(gpu, Gpu)
@@ -93,9 +95,7 @@ def machine(doubt: Doubt, factor: float) -> Cluster:
 
 
 def _link(link: Network, ranks: int, doubt: Doubt, factor: float) -> Network:
-    shared = {name: replace(r, bytes_per_s=r.bytes_per_s * factor) if name in SHARED else r
-              for name, r in link.resources.items()}  # fmt: skip
-    faster = replace(link, resources=shared)
+    faster = replace(link, resources={**link.resources, **shared(link, factor)})
     if not doubt.unscaled:
         return faster
     plan = load_schedule("sync", 1, MODEL.layers)
@@ -103,6 +103,14 @@ def _link(link: Network, ranks: int, doubt: Doubt, factor: float) -> Network:
     dispatch = next(op for op in plan.ops if op.kind == "D")
     moving_s = float(Fabric.of(faster, ranks).moving_s(even.sent_bytes(plan, dispatch)).max())
     return replace(faster, ramp_s=moving_s * doubt.unscaled / (1 - doubt.unscaled), ramp_bytes=_RAMP_BYTES)
+
+
+def shared(link: Network, factor: float) -> dict[str, Resource]:
+    """What ranks share on `link`, with the rates that BASE has, times `factor`."""
+    base = Cluster.load(BASE).link
+    assert isinstance(base, Network)
+    rates = {name: base.resources[name].bytes_per_s * factor for name in SHARED}
+    return {name: replace(link.resources[name], bytes_per_s=rate) for name, rate in rates.items()}
 
 
 def all_to_all_share(trace: Trace, with_waits: bool) -> float:
@@ -128,6 +136,7 @@ def run(schedule: Schedule, work: Workload, cluster: Cluster, doubt: Doubt) -> T
     return simulate(schedule, work, cluster, doubt.seed if doubt.jitter else None)
 
 
+@cache  # a second; several of the page's tables ask for the same
 def calibrated(doubt: Doubt, sync: str) -> tuple[Cluster, float]:
     """The machine on which `sync` (a source of a synchronous schedule) has the published share, and the factor.
 
