@@ -63,7 +63,9 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
     large = np.median([s.size for s in mine])
     some = [s for s in mine if not s.queued and s.size >= large]
     rested = {form: [s for s in some if s.subject == form] or mine for form in ("dispatch", "combine")}
-    noise = {form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()}
+    noise = {
+        form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()
+    }
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
     found = LinkFit(line, rate, jitter, host_ranks)
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
