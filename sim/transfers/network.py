@@ -64,9 +64,10 @@ class Network:
     A transfer in which a rank moves `b` bytes starts up for the latencies of its longest route and
     ramp_s * b / (b + ramp_bytes): rates are reached little by little.  It never takes less than least_s (floor of a
     collective's kernels).  pairwise: an all-to-all of more than two ranks is messages, each of which flows as soon as
-    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is done when it has received all; its
-    sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a transfer takes over what all this
-    says, where it has been measured.  hierarchical all-to-all: see sim/transfers/fabric.py."""
+    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is
+    done when it has received all; its sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a
+    transfer takes over what all this says, where it has been measured.  hierarchical all-to-all: see
+    sim/transfers/fabric.py."""
 
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
