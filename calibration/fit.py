@@ -1,8 +1,9 @@
 """Samples in, Cluster out, with the uncertainty of every number.
 
 Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s (calibration/lines.py), and so is
-a transfer (calibration/fit_links.py).  A factor of interference is the mean, its tails trimmed, of what loaded samples took
-longer than the line, over the share of the time in which they were loaded; jitter is the scatter around the line, by kind."""
+a transfer (calibration/fit_links.py).  A factor of interference is the mean, its tails trimmed, of what loaded samples
+took longer than the line, over the share of the time in which they were loaded; jitter is the scatter around the line,
+by kind."""
 
 from __future__ import annotations
 
