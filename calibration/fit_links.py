@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import trim_mean
 
-from calibration.lines import Array, Line, fit_line, scatter
+from calibration.lines import TRIMMED, Array, Line, fit_line, scatter
 from calibration.samples import Sample
 from sim.cluster import Link
 from sim.transfers.network import Network, Resource, Route
@@ -41,14 +42,14 @@ class LinkFit:
         local = Resource(self.local_bytes_per_s)
         within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
         resources = {"local": local, "card": card} if within else {"card": card}
-        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2)
+        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2, buffered=True)
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
         mine = transfers(samples, self.rate, self.host_ranks, alone=False)
         if not mine:
             raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
-        return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
+        return max(0.0, float(trim_mean(seconds(mine) / self.line.at(features(mine, self.host_ranks)), TRIMMED)) - 1)
 
 
 def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
