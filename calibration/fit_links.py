@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import trim_mean
 
-from calibration.lines import Array, Line, fit_line, scatter
+from calibration.lines import TRIMMED, Array, Line, fit_line, scatter
 from calibration.samples import Sample
 from sim.cluster import Link
 from sim.transfers.network import Network, Resource, Route
@@ -41,14 +42,14 @@ class LinkFit:
         local = Resource(self.local_bytes_per_s)
         within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
         resources = {"local": local, "card": card} if within else {"card": card}
-        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2)
+        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2, buffered=True)
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
         mine = transfers(samples, self.rate, self.host_ranks, alone=False)
         if not mine:
             raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
-        return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
+        return max(0.0, float(trim_mean(seconds(mine) / self.line.at(features(mine, self.host_ranks)), TRIMMED)) - 1)
 
 
 def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
@@ -62,7 +63,9 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
     large = np.median([s.size for s in mine])
     some = [s for s in mine if not s.queued and s.size >= large]
     rested = {form: [s for s in some if s.subject == form] or mine for form in ("dispatch", "combine")}
-    noise = {form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()}
+    noise = {
+        form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()
+    }
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
     found = LinkFit(line, rate, jitter, host_ranks)
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found

@@ -36,28 +36,17 @@ def pace(bytes_per_s: float | None, skip_ports: Collection[int] = ()) -> int:
     if sys.platform != "linux":
         raise OSError(f"pacing of sockets needs Linux, this is {sys.platform}")
     rate = struct.pack("Q", _UNLIMITED if bytes_per_s is None else round(bytes_per_s))
+    least = struct.pack("I", _PLENTY if bytes_per_s is None else 1)
     paced = 0
     for link in _connections():
         with link:
             if not {link.getsockname()[1], link.getpeername()[1]} & set(skip_ports):
                 link.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
-                _hold_back(link, bytes_per_s is not None)
+                link.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, least)
                 paced += 1
     if not paced:
         raise RuntimeError("nothing to pace: this process has no TCP connection (its group connects when it is made)")
     return paced
-
-
-def hold_back(on: bool) -> None:
-    """Makes every TCP connection that this process has now take no more than it can send at once, or as much as its
-    buffer holds again: then what one message leaves unsent is not in the next one's way."""
-    for link in _connections():
-        with link:
-            _hold_back(link, on)
-
-
-def _hold_back(link: socket.socket, on: bool) -> None:
-    link.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, struct.pack("I", 1 if on else _PLENTY))
 
 
 def _connections() -> Iterator[socket.socket]:

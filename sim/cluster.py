@@ -150,7 +150,7 @@ class Cluster:
         """`links`, laid out for these ranks."""
         link = self.links
         if isinstance(link, Network):
-            return Fabric.of(link, self.ranks)
+            return replace(Fabric.of(link, self.ranks), receives_only=link.buffered)
         port = Resource(link.bytes_per_s, latency_s=link.latency_s)
         return Fabric.of(Network({"port": port}, (Route(self.ranks, ("port",)),)), self.ranks).like(
             pairs=link.scope == "pair", receives_only=link.buffered

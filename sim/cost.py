@@ -82,7 +82,7 @@ def pair_parts(
     for i, teams in parts.items():
         if schedule.ops[i].kind in "DC":
             if id(teams) not in known:  # ops of one sort share theirs
-                known[id(teams)] = {p: m for ((whole,)) in teams for p, m in whole.pairs(ticks_per_s)}
+                known[id(teams)] = {p: m for (whole,) in teams for p, m in whole.pairs(ticks_per_s)}
             found[i] = known[id(teams)]
     return found
 

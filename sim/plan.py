@@ -3,8 +3,8 @@ and whose transfers may get into each other's way.
 
 Groups of ranks whose transfers can pass the same resource are an island; on an island of several groups, or with
 several communicators, or where the teams that share images inside a group meet on a link, or pairs begin one by one,
-transfers are flows that share links (sim/transfers/sharing.py).  Elsewhere each collective is alone, and takes what the closed form says.  It
-knows schedule, workload and cluster; it refuses to know what happens when."""
+transfers are flows that share links (sim/transfers/sharing.py).  Elsewhere each collective is alone, and takes what
+the closed form says.  It knows schedule, workload and cluster; it refuses to know what happens when."""
 
 from __future__ import annotations
 

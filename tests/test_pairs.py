@@ -20,7 +20,8 @@ from sim.workload import Workload
 RANKS = 4
 RATES = {kind: Rate(0.0, 1e9) for kind in COMPUTE_KINDS}
 PAIRS = Link(1e-3, 1e6, "pair", pairwise=True)
-CARDS = Network({"card": Resource(1e6, 2), "local": Resource(1e9)}, (Route(2, ("local",)), Route(4, ("card",))), pairwise=True)
+ROUTES = (Route(2, ("local",)), Route(4, ("card",)))
+CARDS = Network({"card": Resource(1e6, 2), "local": Resource(1e9)}, ROUTES, pairwise=True)
 
 
 def machine(link: Link | Network) -> Cluster:

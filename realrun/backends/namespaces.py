@@ -15,7 +15,6 @@ import torch.distributed as dist
 
 from realrun.backend import Pool
 from realrun.hosts import Hosts
-from realrun.pacing import hold_back
 from realrun.rank import RankContext
 from realrun.ranks import Ranks
 from realrun.transport import Transport, open_streams
@@ -59,8 +58,7 @@ class Backend:
         return open_streams(context, streams)
 
     def throttle(self, context: RankContext, bytes_per_s: float | None) -> None:
-        """Sets every card's rate, each way; communicators share it.  Sends end when their bytes leave, as with `pace`."""
-        hold_back(bytes_per_s is not None)
+        """Sets every card's rate, each way; communicators share it."""
         if context.rank == 0:
             Hosts(self.tag, self.hosts).limit(bytes_per_s)
         dist.barrier(group=context.group)

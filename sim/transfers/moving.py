@@ -56,8 +56,9 @@ class Moving:
             moving_s = self.fabric.moving_s(between)
             start = counts + self.fabric.start_s(between, moving_s) * ticks_per_s
             moving = float(moving_s.max()) * ticks_per_s
-            yield frozenset(pair), replace(
-                self, moved_bytes=between, start_ticks=start, moving_ticks=moving, ranks=pair
+            yield (
+                frozenset(pair),
+                replace(self, moved_bytes=between, start_ticks=start, moving_ticks=moving, ranks=pair),
             )
 
     @cached_property

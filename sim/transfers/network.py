@@ -64,8 +64,10 @@ class Network:
     A transfer in which a rank moves `b` bytes starts up for the latencies of its longest route and
     ramp_s * b / (b + ramp_bytes): rates are reached little by little.  It never takes less than least_s (floor of a
     collective's kernels).  pairwise: an all-to-all of more than two ranks is messages, each of which flows as soon as
-    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  factors (sim/transfers/measured_links.py): what a transfer takes over what all this says,
-    where it has been measured.  hierarchical all-to-all: see sim/transfers/fabric.py."""
+    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is
+    done when it has received all; its sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a
+    transfer takes over what all this says, where it has been measured.  hierarchical all-to-all: see
+    sim/transfers/fabric.py."""
 
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
@@ -75,6 +77,7 @@ class Network:
     transport: str = "multiprocessors"
     all_to_all: str = "direct"
     pairwise: bool = False
+    buffered: bool = False
     factors: Factors = field(default_factory=dict)
     source: str = ""
     __pydantic_config__ = _CLOSED
@@ -150,8 +153,7 @@ def _way_problems(resources: Mapping[str, Any], routes: Sequence[Mapping[str, An
     problems = [] if routes else ["routes: there are none, so no rank reaches another"]
     used: set[str] = set()
     for i, route in enumerate(routes):
-        given = route.get("via", ())
-        via = [given] if isinstance(given, str) else [name for name in given if isinstance(name, str)]
+        via = [name for name in route.get("via", ()) if isinstance(name, str)]
         used.update(via)
         known = ", ".join(resources) or "none"
         lost = [name for name in via if name not in resources]
