@@ -37,7 +37,7 @@ from sim.vectorised import engines
 RESULTS = Path(__file__).parent / "results" / "sweep_million.json"
 ROOT = Path(__file__).parent.parent
 MACHINES = {
-    "with interference": "  times.cluster.interference.compute.*: {low: 0.1, high: 2}\n",
+    "with interference": "  times.cluster.interference.multiprocessors: {low: 0.1, high: 2}\n",
     "first-in first-out": "",
 }
 SWEEP = """
@@ -50,7 +50,10 @@ axes:
   times.cluster.host.launch_s: {{low: 0.5, high: 2, scale: log}}
 {more}plan: {{kind: sobol, points: {points}}}
 """
-CALM = ", cluster.interference.communication: 0, 'cluster.interference.compute.*': 0, cluster.host.priority: true"
+CALM = (
+    ", cluster.interference.communication: 0, 'cluster.interference.compute.*': 0, "
+    "cluster.interference.multiprocessors: 0, cluster.host.priority: true"
+)
 
 
 def text_of(what: str, points: int) -> str:

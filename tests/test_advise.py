@@ -112,7 +112,7 @@ def test_evidence_names_every_source() -> None:
     lines = "\n".join(evidence(replace(asked(), cluster=cluster)))
     for source in (
         "No data of such a machine",
-        "inferred from 8 x L40S",
+        "inferred, not measured: the rate of 8x-l40s x",
         "NVIDIA Ada GPU architecture",
         "quality: none",
     ):

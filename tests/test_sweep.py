@@ -211,7 +211,10 @@ def test_keys_tell_points_apart_and_know_them_again(make: Make) -> None:
 # ------------------------------------------------------------------------------------------------- rows
 
 
-CALM = "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0"
+CALM = (
+    "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0, "
+    "cluster.interference.multiprocessors: 0"
+)
 
 
 @pytest.mark.parametrize(("cluster", "engine"), [("8x-h100", "lockstep"), (CALM, "recurrence")])
