@@ -52,8 +52,14 @@ def readme(
 @app.command()
 def reproduction(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for page, numbers and picture.")] = Path("docs"),
+    links: Annotated[Path | None, typer.Option(help="Only renews the links in this file of the preset.")] = None,
 ) -> None:
-    """Predicts what DICE's publication measured on 8 x RTX 4090, and says what is left over; five to six minutes."""
+    """Predicts what DICE's publication measured on 8 x RTX 4090, and says what is left over; some minutes."""
+    if links is not None:
+        from calibration.reproduction.links import renew
+
+        renew(links)
+        return
     from calibration.reproduction.write import write
 
     write(out, Console(stderr=True))

@@ -1,8 +1,9 @@
 """Samples in, Cluster out, with the uncertainty of every number.
 
 Each kind of compute op is a line through its samples, fixed_s + FLOPs / flops_per_s (calibration/lines.py), and so is
-a transfer (calibration/fit_links.py).  A factor of interference is the median of what loaded samples took longer than
-the line, over the share of the time in which they were loaded; jitter is the scatter around the line, by kind."""
+a transfer (calibration/fit_links.py).  A factor of interference is the mean, its tails trimmed, of what loaded samples
+took longer than the line, over the share of the time in which they were loaded; jitter is the scatter around the line,
+by kind."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import numpy as np
 from scipy.stats import trim_mean
 
 from calibration.fit_links import LinkFit, fit_link
-from calibration.lines import RESAMPLES, Array, Line, fit_line
+from calibration.lines import RESAMPLES, TRIMMED, Array, Line, fit_line
 from calibration.samples import Sample
 from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Rate
 from sim.transfers.network import Network
@@ -127,7 +128,7 @@ def _slow_down(samples: Sequence[Sample], kind: str, line: Line, rate: float) ->
     if not mine:
         raise ValueError(f"the samples hold no {kind} under load at {readable('_bytes_per_s', rate)}")
     longer = np.array([s.seconds for s in mine]) / line.at(op_features(mine)) - 1
-    return max(0.0, float(np.median(longer / np.array([s.load for s in mine]))))
+    return max(0.0, float(trim_mean(longer / np.array([s.load for s in mine]), TRIMMED)))
 
 
 def _gap(samples: Sequence[Sample], subject: str) -> float:
@@ -135,7 +136,7 @@ def _gap(samples: Sequence[Sample], subject: str) -> float:
     mine = [s.seconds for s in samples if s.what == "gap" and s.subject == subject]
     if not mine:
         raise ValueError(f"the samples hold no gap called {subject}")
-    return float(trim_mean(mine, 0.05))
+    return float(trim_mean(mine, TRIMMED))
 
 
 def _draws(lines: Mapping[str, Line], link: LinkFit, ranks: int) -> dict[str, Array]:

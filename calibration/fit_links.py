@@ -1,18 +1,21 @@
 """Transfers to the links of a Cluster: pairs with a link each, or hosts with a card each.
 
-Pairs: latency_s + bytes / bytes_per_s of the fullest, less the burst of a link that has rested, plus counts_s of a
-dispatch, which brings its counts along.  Hosts: the same of the fullest card, without a burst (a card's is 4 kB);
+Pairs: latency_s + bytes / bytes_per_s of the fullest, less the burst of a link that has rested (of paced sockets half
+a segment on average: the last leaves as soon as those before are paid for), plus counts_s of a dispatch, which brings
+its counts along.  What is fitted began on all ranks at once; in a run the pairs of more than
+two ranks begin one by one.  Hosts: the same of the fullest card, without a burst (a card's is 4 kB);
 what a dispatch takes longer is spread over both, since routes know latencies only.  Ignores what ranks of one host
 send each other while a card is busy: loopback is far faster."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import trim_mean
 
-from calibration.lines import Array, Line, fit_line, scatter
+from calibration.lines import TRIMMED, Array, Line, fit_line, scatter
 from calibration.samples import Sample
 from sim.cluster import Link
 from sim.transfers.network import Network, Resource, Route
@@ -34,19 +37,19 @@ class LinkFit:
         latency_s, counts_s, s_per_byte, burst_s = np.maximum(coefficients, 0.0).tolist()
         bytes_per_s = 1 / max(s_per_byte, 1e-15)
         if not self.host_ranks:
-            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, buffered=True)
+            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, pairwise=ranks > 2)
         card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2)
         local = Resource(self.local_bytes_per_s)
         within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
         resources = {"local": local, "card": card} if within else {"card": card}
-        return Network(resources, (*within, Route(ranks, ("card",))))
+        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2, buffered=True)
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""
         mine = transfers(samples, self.rate, self.host_ranks, alone=False)
         if not mine:
             raise ValueError(f"the samples hold no transfer under load at {readable('_bytes_per_s', self.rate)}")
-        return max(0.0, float(np.median(seconds(mine) / self.line.at(features(mine, self.host_ranks)))) - 1)
+        return max(0.0, float(trim_mean(seconds(mine) / self.line.at(features(mine, self.host_ranks)), TRIMMED)) - 1)
 
 
 def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
@@ -55,23 +58,34 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
     if not mine:
         raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
     line = fit_line(features(mine, host_ranks), seconds(mine), rng)
-    # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.
-    rested = {form: [s for s in mine if not s.queued and s.subject == form] or mine for form in ("dispatch", "combine")}
-    noise = {form: scatter(line.at(features(some, host_ranks)), seconds(some)) for form, some in rested.items()}
+    # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.  What a
+    # transfer is off is a segment or so, whatever its size: of those as large as a run's it is a smaller share.
+    large = np.median([s.size for s in mine])
+    some = [s for s in mine if not s.queued and s.size >= large]
+    rested = {form: [s for s in some if s.subject == form] or mine for form in ("dispatch", "combine")}
+    noise = {
+        form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()
+    }
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
     found = LinkFit(line, rate, jitter, host_ranks)
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
 
 
 def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
-    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's: what the card
-    had to do was done then."""
+    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's, and of an uneven
+    transfer the last of all: what a card or the fullest link had to do was done then.  (Who sends is done a segment
+    earlier than who receives.)"""
     mine = [s for s in samples if is_transfer(s, rate, alone)]
-    if not host_ranks:
-        return mine
+    if host_ranks:
+        return _last(mine, lambda s: s.rank // host_ranks)
+    return [*(s for s in mine if not s.uneven), *_last([s for s in mine if s.uneven], lambda _: 0)]
+
+
+def _last(samples: Sequence[Sample], part: Callable[[Sample], int]) -> list[Sample]:
+    """Of each transfer and part of its ranks, the sample that took longest."""
     last: dict[tuple[object, ...], Sample] = {}
-    for sample in mine:
-        key = sample.round, sample.queued, sample.load, sample.number, sample.rank // host_ranks
+    for sample in samples:
+        key = sample.round, sample.queued, sample.load, sample.number, part(sample)
         if key not in last or sample.seconds > last[key].seconds:
             last[key] = sample
     return [*last.values()]
@@ -94,12 +108,11 @@ def is_transfer(sample: Sample, rate: float, alone: bool) -> bool:
 def features(samples: Sequence[Sample], host_ranks: int) -> Array:
     """[sample, (1, is a dispatch, bytes, -1 where a burst passes)].
 
-    A rested link lets a burst of a combine pass; a dispatch's counts go first, and wake the link."""
+    A rested link lets a burst pass."""
     rows = []
     for s in samples:
-        dispatch = s.subject == "dispatch"
-        bursts = not (host_ranks or dispatch or s.queued)
-        rows.append((1.0, dispatch, s.across_bytes if host_ranks else s.size, -float(bursts)))
+        size, bursts = (s.across_bytes, False) if host_ranks else (s.size, not s.queued)
+        rows.append((1.0, s.subject == "dispatch", size, -float(bursts)))
     return np.array(rows, dtype=np.float64).reshape(-1, 4)
 
 

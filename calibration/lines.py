@@ -15,6 +15,7 @@ from scipy.optimize import least_squares
 
 Array = npt.NDArray[np.float64]
 RESAMPLES = 40
+TRIMMED = 0.05  # left out at either end of what adds up over a run, whose tail therefore counts
 _TELLABLE = 100.0  # condition up to which coefficients are told apart: 1 % of noise then becomes that of a coefficient
 
 

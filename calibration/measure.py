@@ -25,7 +25,8 @@ from sim.schedule import Schedule
 from sim.schedules import sync
 from sim.workload import Workload
 
-SHARES = (0.25, 0.5, 1.0, 1.5)  # sizes of transfers, over the workload's own
+SHARES = (0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.25, 1.5)  # sizes of transfers, over the workload's own, about
+_ABOUT = 0.12  # how far sizes are off: multiples of what a network cuts bytes into take longer than others
 SPREAD = 0.5  # of the logarithm of rows between two ranks, in uneven transfers
 
 
@@ -68,23 +69,24 @@ class _Bench:
                 yield from _gap_samples(rank, workload, steps, report)
 
     def transfers(self, job: Job) -> Iterator[Sample]:
-        """A quarter to one and a half of the workload's rows, in random order, each on a link that has rested."""
+        """About a quarter to one and a half of the workload's rows, in random order, each on a link that has rested."""
         rng = np.random.default_rng((self.plan.seed, job.round))
-        even = [(form, self._even(share)) for share in SHARES for form in ("dispatch", "combine")]
-        uneven = [(form, self._uneven(rng)) for form in ("dispatch", "combine")]
-        load = [*even, *uneven] * self.plan.repeats
+        sizes = [self._even(share, rng) for share in SHARES]
+        even = [(form, rows) for rows in sizes for form in ("dispatch", "combine")]
+        uneven = [(form, self._uneven(rng)) for form in ("dispatch", "combine") * 2]
+        load = [*even, *uneven] * -(-self.plan.repeats // 2)
         load = [load[i] for i in rng.permutation(len(load))]
         yield from self._transfer_samples(load, self._transfer(load, rest=True))
 
     def queue(self, job: Job) -> Iterator[Sample]:
         """The workload's own transfers, back to back."""
-        load = self._load() * self.plan.repeats
+        load = self._load(job) * self.plan.repeats
         yield from self._transfer_samples(load, self._transfer(load, rest=False), queued=True)
 
     def together(self, job: Job) -> Iterator[Sample]:
         """Ops that ran wholly under load, and transfers that ran wholly while every rank computed."""
         assert job.load is not None
-        load, steps, rate = self._load(), self.plan.calibration_steps, self.settings.link_bytes_per_s
+        load, steps, rate = self._load(job), self.plan.calibration_steps, self.settings.link_bytes_per_s
         reports = _echo(self.pool, self.workload, self.settings, steps, Transfers(load, job.load))
         spans = np.array([loaded for _, loaded in reports])
         for rank, (report, loaded) in enumerate(reports):
@@ -97,8 +99,9 @@ class _Bench:
 
     # ------------------------------------------------------------------------------------ transfers
 
-    def _even(self, share: float) -> Rows:
-        rows = max(1, round(share * _rows_a_peer(self.workload)))
+    def _even(self, share: float, rng: np.random.Generator) -> Rows:
+        """Equally many rows [src, dst], about a share of the workload's own."""
+        rows = max(1, round(share * _rows_a_peer(self.workload) * rng.uniform(1 - _ABOUT, 1 + _ABOUT)))
         return ((rows,) * self.workload.ranks,) * self.workload.ranks
 
     def _uneven(self, rng: np.random.Generator) -> Rows:
@@ -107,9 +110,10 @@ class _Bench:
         rows = np.rint(_rows_a_peer(self.workload) * np.exp(SPREAD * rng.standard_normal(size))).astype(int)
         return tuple(tuple(row) for row in np.maximum(1, rows).tolist())
 
-    def _load(self) -> tuple[tuple[str, Rows], ...]:
-        """What keeps a link busy, again and again: transfers of the workload's own size."""
-        return (("dispatch", self._even(1.0)), ("combine", self._even(1.0))) * 2
+    def _load(self, job: Job) -> tuple[tuple[str, Rows], ...]:
+        """What keeps a link busy, again and again: transfers of about the workload's own size."""
+        rng = np.random.default_rng((self.plan.seed, job.round, len(job.kind)))
+        return tuple((form, self._even(1.0, rng)) for form in ("dispatch", "combine") * 2)
 
     def _transfer(self, load: Sequence[tuple[str, Rows]], rest: bool) -> npt.NDArray[np.float64]:
         """Spans [rank, transfer, 2]."""
@@ -139,17 +143,17 @@ class _Bench:
 
 
 def _fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
-    """Rows of the fullest link to `rank`; and of the fullest card that they pass, in at its host or out at another."""
+    """Rows of the fullest link to or from `rank`; and of the fullest card of any host, out or in."""
     ranks = len(rows)
     away = rows * ~np.eye(ranks, dtype=bool)
+    fullest = int(max(away[:, rank].max(), away[rank].max()))
     if hosts == ranks:
-        return int(away[:, rank].max()), 0
+        return fullest, 0
     host = np.arange(ranks) * hosts // ranks
     across = np.array(
         [[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)]
     )
-    home = int(host[rank])
-    return int(away[:, rank].max()), int(max(across[:, home].sum(), *np.delete(across.sum(axis=1), home)))
+    return fullest, int(max(across.sum(axis=0).max(), across.sum(axis=1).max()))
 
 
 def _busy(spans: Spans) -> float:

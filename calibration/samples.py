@@ -24,7 +24,7 @@ class Sample:
     """One timed thing on one rank.
 
     what "op": subject is the kind, size its FLOPs.  what "transfer": subject is "dispatch" or "combine", size the
-    bytes of the fullest link from another rank to this one, across_bytes those through the fullest card of a host, on
+    bytes of the fullest link to or from this rank, across_bytes those through the fullest card of a host, on
     machines that have hosts; `number` is the same on all ranks of a transfer, within a job.  what "gap": subject is
     "launch", "collective" or "wake" (`Host`), size 0.
     load: share of the time in which the other stream of the rank was busy.  queued: the link was busy until this

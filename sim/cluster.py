@@ -6,24 +6,26 @@ prints as YAML and loads back; a file may write units ("200 Mbit/s"), and what i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.gpu import Gpu, gpu_table, value_errors
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
-from sim.tables import CLOSED, in_si, numbers, read_table, readable, table, table_text
+from sim.tables import CLOSED, in_si, number_or_none, numbers, read_table, readable, table, table_text
 from sim.transfers.fabric import Fabric
 from sim.transfers.network import Network, Resource, Route, network_problems
 
 COMPUTE_KINDS = tuple(kind for kind in KINDS if kind not in (*COLLECTIVES, "Q"))
 _ALSO = ("Q",)  # of schedules with sharded patches only; without a rate of its own it has that of A (sim/cost.py)
 _PRESETS = Path(__file__).parent / "clusters"
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,7 @@ class Link:
     scope "pair": every ordered pair of ranks has a link of its own; "port": what a rank sends shares its port, and so
     does what it receives.  A rank's transfer ends when it has sent and received all; on a buffered link (sockets),
     which takes what is sent at once, when it has received all.  A dispatch that brings its token counts along costs
-    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket; paced sockets have one), but
-    not behind counts, which wake it."""
+    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket).  pairwise: as of a Network."""
 
     latency_s: float
     bytes_per_s: float
@@ -51,6 +52,7 @@ class Link:
     counts_s: float = 0.0
     burst_bytes: float = 0.0
     buffered: bool = False
+    pairwise: bool = False
     __pydantic_config__ = CLOSED
 
 
@@ -76,14 +78,16 @@ class Interference:
     compute[kind]: of a compute op while a collective is under way; communication: of a collective while any of its
     ranks computes.  0 everywhere: first-in first-out, to the last bit.
 
-    Instead of factors by kind, `multiprocessors`: the share of them that communication takes while it is under way; a
-    kind without a factor takes 1 / (1 - share) times as long.  rate_at {share: of the full rate} says what that share
-    brings (between points a straight line): links then carry no more, alone or not."""
+    multiprocessors: the share of them that communication takes while it is under way; a kind without a factor of its
+    own takes 1 / (1 - share) times as long.  rate_at {share: of the full rate} says what that share brings (between
+    points a straight line): ports then carry no more, alone or not.  A share of 0 (copy engines; or interference left
+    out) takes and limits nothing."""
 
     compute: Mapping[str, float] = field(default_factory=dict)
     communication: float = 0.0
     multiprocessors: float = 0.0
     rate_at: Mapping[float, float] = field(default_factory=dict)
+    source: str = ""  # where each of these numbers comes from, or that it is assumed
     __pydantic_config__ = CLOSED
 
     def of_compute(self, kind: str) -> float:
@@ -98,8 +102,15 @@ class Interference:
     @property
     def rate(self) -> float:
         """Share of the full rate that communication reaches with its multiprocessors."""
+        return float(self.rates(np.array(self.multiprocessors)))
+
+    def rates(self, multiprocessors: Array) -> Array:
+        """`rate` of other shares of the multiprocessors, of any shape."""
         shares = sorted(self.rate_at)
-        return float(np.interp(self.multiprocessors, shares, [self.rate_at[s] for s in shares])) if shares else 1.0
+        if not shares:
+            return np.ones(multiprocessors.shape)
+        found = np.interp(multiprocessors, shares, [self.rate_at[s] for s in shares])
+        return np.asarray(np.where(multiprocessors > 0, found, 1.0))
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ class Cluster:
         """`links`, laid out for these ranks."""
         link = self.links
         if isinstance(link, Network):
-            return Fabric.of(link, self.ranks)
+            return replace(Fabric.of(link, self.ranks), receives_only=link.buffered)
         port = Resource(link.bytes_per_s, latency_s=link.latency_s)
         return Fabric.of(Network({"port": port}, (Route(self.ranks, ("port",)),)), self.ranks).like(
             pairs=link.scope == "pair", receives_only=link.buffered
@@ -176,7 +187,7 @@ class Cluster:
             meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
             problems += readable(errors, meant)
             problems += [*(f"compute.{problem}" for problem in value_errors(in_gpu)), *_problems(data)]
-        if problems:
+        if problems := [*problems, *_problems(data)]:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 
@@ -241,6 +252,7 @@ def _problems(cluster: Any) -> list[str]:
         strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
     problems += [*_link_problems(cluster), *_without_effect(cluster)]
+    problems += ["ranks=true should be a number"] * (isinstance(cluster, Mapping) and cluster.get("ranks") is True)
     values = numbers(cluster)
     strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
@@ -249,7 +261,8 @@ def _problems(cluster: Any) -> list[str]:
             key.endswith("_per_s") or key == "ranks" or ".rate_at." in key or ".factors." in key
         ) and not key.startswith("errors.")
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
-            problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0")
+            finite = "" if math.isfinite(value) else " and finite"
+            problems.append(f"{key}={value:g} should be {'above' if positive else 'at least'} 0{finite}")
     return problems
 
 
@@ -266,14 +279,24 @@ def _link_problems(cluster: Any) -> list[str]:
     return [] if scope in ("pair", "port") else [f"link.scope={scope!r} should be 'pair' or 'port'"]
 
 
+def _curve_problems(rate_at: Any) -> Iterator[str]:
+    """Shares that are none, and rates above the full one."""
+    for share, rate in rate_at.items() if isinstance(rate_at, Mapping) else ():
+        at = number_or_none(share)
+        if at is None or not 0 < at < 1:
+            yield f"interference.rate_at.{share}: should be a share of the multiprocessors, between 0 and 1"
+        if isinstance(rate, int | float) and rate > 1:
+            yield f"interference.rate_at.{share}={rate:g} should be at most 1, the full rate"
+
+
 def _without_effect(cluster: Any) -> list[str]:
     """Settings of interference and host that change nothing, or that no machine can have."""
     interference, transport = table(cluster, "interference") or {}, (table(cluster, "link") or {}).get("transport")
-    share, rate_at = interference.get("multiprocessors", 0.0), interference.get("rate_at")
-    problems = []
+    share, rate_at = interference.get("multiprocessors"), interference.get("rate_at")
+    problems = [*_curve_problems(rate_at)]
     if isinstance(share, int | float) and share >= 1:
         problems.append(f"interference.multiprocessors={share:g} should be below 1")
-    if rate_at and not share:
+    if rate_at and share is None:
         problems.append("interference.rate_at has no effect without interference.multiprocessors")
     if share and transport == "copy-engine":
         problems.append("interference.multiprocessors has no effect: link.transport=copy-engine needs none")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.cluster import Cluster, Link
+from sim.cluster import COMPUTE_KINDS, Cluster, Link
 from sim.gpu import Gpu
 from sim.show import grid
 from sim.transfers.network import TRANSPORTS
@@ -59,8 +59,13 @@ def _behaviour(cluster: Cluster) -> Iterator[str]:
     order = "computes itself" if host.synchronous else "runs ahead"
     first = "before" if host.priority else "after"
     yield f"a host {order}; a collective starts {first} the kernel that runs"
-    factors = ", ".join(f"{kind} {factor:.0%}" for kind, factor in slow.compute.items()) or "none by kind"
+    factors = ", ".join(
+        f"{kind} {slow.of_compute(kind):.0%}" for kind in dict.fromkeys((*COMPUTE_KINDS, *slow.compute))
+    )
     yield f"compute is slower while communication runs: {factors}; communication: {slow.communication:.0%}"
+    if slow.multiprocessors:
+        limit = f", and reaches {slow.rate:.0%} of its rate with them" if slow.rate_at else ""
+        yield f"communication takes {slow.multiprocessors:.1%} of the multiprocessors{limit}"
     noise = ", ".join(f"{kind} {sigma:.1%}" for kind, sigma in cluster.jitter.items())
     yield f"jitter of an op: {noise or 'unknown, so a seed is refused'}"
 

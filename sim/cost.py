@@ -74,6 +74,19 @@ def moving_parts(
     return {i: found[sort_of[i]] for i, op in enumerate(schedule.ops) if op.collective}
 
 
+def pair_parts(
+    schedule: Schedule, parts: Mapping[int, Sequence[Sequence[Moving]]], ticks_per_s: float
+) -> dict[int, dict[frozenset[int], Moving]]:
+    """Position of each all-to-all -> by pair of ranks, what they send each other."""
+    found, known = {}, dict[int, dict[frozenset[int], Moving]]()
+    for i, teams in parts.items():
+        if schedule.ops[i].kind in "DC":
+            if id(teams) not in known:  # ops of one sort share theirs
+                known[id(teams)] = {p: m for (whole,) in teams for p, m in whole.pairs(ticks_per_s)}
+            found[i] = known[id(teams)]
+    return found
+
+
 def op_s(op: Op, schedule: Schedule, workload: Workload, cluster: Cluster) -> Array | float:
     """Seconds of one op, alone: [rank] where ranks differ, else one number for all."""
     if op.collective:

@@ -31,6 +31,7 @@ from sim.mesh import number_of
 from sim.plan import Plan
 from sim.schedule import Schedule
 from sim.trace import HOSTS, Trace
+from sim.transfers.pairs import Pairs
 from sim.transfers.sharing import Sharing
 from sim.workload import Workload
 
@@ -106,7 +107,7 @@ class _Machine:
         self.together: dict[int, list[list[tuple[float, list[int]]]]] = {}
         if any(plan.shares):
             self.sharing = {n: Sharing(self.env, self.fluid, cluster.fabric, TICKS_PER_S) for n in {*plan.island_of}}
-        self.alone = Alone(self.env, self.fluid)
+        self.alone, self.pairs = Alone(self.env, self.fluid), Pairs(plan.pairs, plan.counted)
         flowing = [rank for rank, group in enumerate(plan.group_of) if plan.shares[group]]
         for i in self.collectives:
             sorts = [alike(tuple(self.ticks[rank][i] for rank in team), team) for team in plan.teams[i]]
@@ -211,7 +212,9 @@ class _Machine:
                     yield Timeout(self.env, left)
             team = self.team_of[i][rank]
             self.arrived[i][team] += 1
-            if self.arrived[i][team] == len(teams[i][team]):
+            if self.pairs.of(i):
+                self._begin_pairs(i, team, rank)
+            elif self.arrived[i][team] == len(teams[i][team]):
                 self._begin(i, team)
             yield self.over[i][rank]
 
@@ -246,6 +249,23 @@ class _Machine:
             return
         for ticks, members in self.together[i][team]:
             self.alone.transfer(max(ticks - saved, min(ticks, plan.latency)), members, then)
+
+    def _begin_pairs(self, i: int, team: int, rank: int) -> None:
+        """`rank` has reached an all-to-all of pairs, of which those begin that can.  In traces it begins, as any
+        collective, when the last rank has come."""
+        ranks, plan = self.plan.teams[i][team], self.plan
+        if self.arrived[i][team] == len(ranks):
+            for each in ranks:
+                self.start[each][i] = self.env.now
+        for moving in self.pairs.come(i, team, rank, len(ranks)):
+            saved = min(plan.burst[i], self.pairs.rested(moving.ranks, self.env.now))
+            sharing = self.sharing[plan.island_of[plan.group_of[rank]]]
+            then = functools.partial(self._end_pair, i, moving.ranks)
+            sharing.transfer([moving], plan.stretch[i][rank], saved, then)
+
+    def _end_pair(self, i: int, pair: Sequence[int], ranks: Sequence[int]) -> None:
+        if done := self.pairs.ended(i, pair, ranks, self.env.now):
+            self._finish(i, done)
 
     def _finish(self, i: int, ranks: Sequence[int]) -> None:
         now = self.env.now

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.cluster import Cluster, Link
+from sim.cluster import Cluster, Interference, Link
 from sim.gpu import Gpu
 
 Array = npt.NDArray[np.float64]
 ASSUMED = 0.1  # relative standard error where nothing is known
 _INTERFERENCE = 0.5  # published averages are 19 %, single measurements up to 40 % (sim/clusters)
+_SHARE = 0.2  # of multiprocessors: 20 to 32 of 132 are usual on an H100
+_FURTHEST_SHARE = 0.4  # one that is drawn stays below 1
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,17 @@ class Input:
 
 
 def inputs_of(cluster: Cluster, assumed: float = ASSUMED) -> list[Input]:
-    """The uncertain numbers of a cluster: those whose errors it states; if it states none, groups, with `assumed`.
+    """The uncertain numbers of a cluster: those whose errors it states; and groups, with `assumed`, of what it states
+    none of, if it was not measured (states none, or has a Gpu).
 
     Raises ValueError if `assumed` is no error that a rate can have."""
     if not 0 < assumed < 1:
         raise ValueError(f"a relative error of {assumed:g} should be above 0 and below 1")
-    return [*(_stated(cluster) if cluster.errors else _grouped(cluster, assumed))]
+    stated = [*_stated(cluster)]
+    if cluster.errors and not isinstance(cluster.compute, Gpu):
+        return stated
+    said = {key for each in stated for key in each.keys}
+    return [*stated, *(each for each in _grouped(cluster, assumed) if said.isdisjoint(each.keys))]
 
 
 def _stated(cluster: Cluster) -> Iterator[Input]:
@@ -46,7 +53,7 @@ def _stated(cluster: Cluster) -> Iterator[Input]:
     for key, error in cluster.errors.items():
         value = values[key]
         if value > 0 and error > 0 and error / value < 1:
-            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error of the fit")
+            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error that the cluster states")
 
 
 def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:
@@ -61,7 +68,7 @@ def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:
 
 
 def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
-    told = f"assumed: {assumed:.0%}, since the cluster states no errors"
+    told = f"assumed: {assumed:.0%}, since the cluster states no error"
     if isinstance(cluster.link, Link):
         yield Input("link rate", ("times.cluster.link.bytes_per_s",), assumed, told)
         yield Input("link latency", ("times.cluster.link.latency_s",), assumed, told)
@@ -75,10 +82,18 @@ def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
     host = ("times.cluster.host.launch_s", "times.cluster.host.collective_s")
     if cluster.host.launch_s or cluster.host.collective_s:
         yield Input("host", host, assumed, told)
-    if cluster.interference.any and not cluster.interference.multiprocessors:
-        kinds = ("times.cluster.interference.compute.*",) if cluster.interference.compute else ()
-        source = f"published averages, not measured here; {_INTERFERENCE:.0%} assumed"
-        yield Input("interference", (*kinds, "times.cluster.interference.communication"), _INTERFERENCE, source)
+    yield from _of_interference(cluster.interference)
+
+
+def _of_interference(slow: Interference) -> Iterator[Input]:
+    source, key = slow.source or "published averages, not measured here", "times.cluster.interference."
+    if slow.communication or any(slow.compute.values()):
+        kinds = (f"{key}compute.*",) if slow.compute else ()
+        told = f"{source}; {_INTERFERENCE:.0%} assumed"
+        yield Input("interference", (*kinds, f"{key}communication"), _INTERFERENCE, told)
+    if 0 < slow.multiprocessors < _FURTHEST_SHARE:
+        told = f"{source}; {_SHARE:.0%} assumed"
+        yield Input("multiprocessors of communication", (f"{key}multiprocessors",), _SHARE, told)
 
 
 def _of_compute(cluster: Cluster, assumed: float, told: str) -> Iterator[Input]:

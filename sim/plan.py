@@ -2,9 +2,9 @@
 and whose transfers may get into each other's way.
 
 Groups of ranks whose transfers can pass the same resource are an island; on an island of several groups, or with
-several communicators, or where the teams that share images inside a group meet on a link, transfers are flows that
-share links (sim/transfers/sharing.py).  Elsewhere each collective is alone, and takes what the closed form says.  It
-knows schedule, workload and cluster; it refuses to know what happens when."""
+several communicators, or where the teams that share images inside a group meet on a link, or pairs begin one by one,
+transfers are flows that share links (sim/transfers/sharing.py).  Elsewhere each collective is alone, and takes what
+the closed form says.  It knows schedule, workload and cluster; it refuses to know what happens when."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
-from sim.cost import launches, moving_parts
+from sim.cost import launches, moving_parts, pair_parts
 from sim.mesh import number_of
 from sim.schedule import Schedule
-from sim.transfers.collectives import burst_s
+from sim.transfers.collectives import brings_counts, burst_s
 from sim.transfers.fabric import Fabric
 from sim.workload import Workload
 
@@ -37,7 +37,7 @@ class Plan:
         self.schedule, mesh = schedule, workload.mesh_of(schedule)
         self.kernels = launches(schedule, workload, cluster)
         link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
-        self.burst = [round(burst_s(op, schedule, link) * ticks_per_s) if op.collective else 0 for op in schedule.ops]
+        self.burst = [round(burst_s(op, link) * ticks_per_s) if op.collective else 0 for op in schedule.ops]
         self.latency = round(link.latency_s * ticks_per_s)
         self.stretch = np.broadcast_to(noise, (len(schedule.ops), cluster.ranks)).tolist()
         self.teams = [workload.teams(schedule, op) if op.collective else () for op in schedule.ops]
@@ -46,6 +46,13 @@ class Plan:
         self.island_of = islands(cluster.fabric, mesh.groups)
         self.shares = shares(schedule, workload, cluster)
         self.parts = moving_parts(schedule, workload, cluster, ticks_per_s) if any(self.shares) else {}
+        self.pairs = pair_parts(schedule, self.parts, ticks_per_s) if begins_pairwise(cluster) else {}
+        self.counted = {i for i in self.pairs if brings_counts(schedule.ops[i], schedule)}
+
+
+def begins_pairwise(cluster: Cluster) -> bool:
+    """Whether pairs of an all-to-all begin one by one; of two ranks there is one pair."""
+    return cluster.links.pairwise and cluster.ranks > 2
 
 
 def shares(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[bool]:
@@ -53,6 +60,8 @@ def shares(schedule: Schedule, workload: Workload, cluster: Cluster) -> list[boo
     mesh = workload.mesh_of(schedule)
     if mesh.group_ranks == 1:
         return [False] * len(mesh.groups)
+    if begins_pairwise(cluster):
+        return [True] * len(mesh.groups)
     if len(schedule.streams) > 2:
         return [True] * len(mesh.groups)
     if schedule.sharded_patches and len({*islands(cluster.fabric, mesh.sharers)}) < len(mesh.sharers):

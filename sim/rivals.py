@@ -82,6 +82,8 @@ def contenders(asked: Sequence[str], steps: int, workload: Workload) -> Iterator
 def _fewer_steps(rival: Rival, sync: Rival, workload: Workload, cluster: Cluster, tell: Tell) -> Rival | None:
     """Synchronous, with as many steps as the latency of `rival` pays for; None if that is all of them, or not one."""
     steps, limit_s = sync.trace.schedule.steps, rival.trace.makespan_s
+    if workload.routing is not None and len(workload.routing.counts) > 1:  # recorded: of so many steps and no fewer
+        return None
     if limit_s >= sync.trace.makespan_s:
         return None
     for few in range(min(steps - 1, int(limit_s / sync.trace.makespan_s * steps)), 0, -1):

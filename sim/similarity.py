@@ -22,6 +22,8 @@ class Similarity(NamedTuple):
     best: Array  # [layer, step, step]
     overlap: Array  # [layer, step, step]
     score_change: Array | None  # [layer, step, step] mean |difference| of the scores of kept slots; None without scores
+    slots: Array  # [step - 1, layer, slot] share of tokens whose slot keeps its expert for a step
+    imbalance: Array  # [step, layer] tokens of the most loaded expert over the mean
 
     @staticmethod
     def of(routing: Routing) -> Similarity:
@@ -32,7 +34,8 @@ class Similarity(NamedTuple):
             raise ValueError(f"routing {routing.source} is of one step that serves all: nothing changes")
         pairs = [_layer(routing, layer) for layer in range(routing.records.experts.shape[1])]
         best, overlap, change = (np.array(each) for each in zip(*pairs, strict=True))
-        return Similarity(best, overlap, None if routing.scores is None else change)
+        scored = None if routing.scores is None else change
+        return Similarity(best, overlap, scored, routing.kept(), routing.imbalance())
 
 
 def by_lag(shares: Array) -> Array:

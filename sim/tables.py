@@ -43,6 +43,14 @@ def numbers(value: Any, key: str = "") -> dict[str, float]:
     return {key: value} if isinstance(value, int | float) and not isinstance(value, bool) else {}
 
 
+def number_or_none(key: object) -> float | None:
+    """The number that a key of a mapping is, if it is one: YAML's may be text."""
+    try:
+        return float(str(key))
+    except ValueError:
+        return None
+
+
 def in_si(value: Any, key: str, problems: list[str]) -> Any:
     """`value` with every text of number and unit turned into SI, by the suffix of its key; `problems` gets the rest.
 

@@ -112,7 +112,7 @@ def test_evidence_names_every_source() -> None:
     lines = "\n".join(evidence(replace(asked(), cluster=cluster)))
     for source in (
         "No data of such a machine",
-        "inferred from 8 x L40S",
+        "inferred, not measured: the rate of 8x-l40s x",
         "NVIDIA Ada GPU architecture",
         "quality: none",
     ):
@@ -238,6 +238,8 @@ def test_sensitivity_says_what_matters_and_how_sure(run: Callable[..., Any]) -> 
         ("advise --cluster cpu-2-ranks --relative-error 0.1", "--relative-error has no effect"),
         ("advise --cluster 8x-h100 --relative-error 2", "should be above 0 and below 1"),
         ("advise --cluster 8x-h100 --latency soon", "'soon' is not a number"),
+        ("advise --cluster 8x-h100 --latency 0", "--latency '0' should be above 0"),
+        ("advise --cluster 8x-h100 --memory -1GB", "--memory '-1GB' should be above 0"),
         ("advise nope --cluster 8x-h100 --steps 2 --model S --draws 2", "unknown schedule 'nope'"),
         ("advise --cluster 8x-h100 --quality 1 --vulnerability nope", "no vulnerability is called nope"),
         ("sensitivity sync --cluster 8x-h100 --steps 2 --model S --points 7", "should be a power of 2"),

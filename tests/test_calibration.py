@@ -51,7 +51,7 @@ def synthetic(noise: float, outliers: int = 0) -> list[Sample]:
         for form in ("dispatch", "combine"):
             counts_s = 1e-3 if form == "dispatch" else 0.0
             queued_s = 2e-3 + counts_s + size / RATE
-            rested_s = queued_s - (50e3 / RATE if form == "combine" else 0.0)
+            rested_s = queued_s - 50e3 / RATE
             jitter = np.exp(noise * rng.standard_normal())
             made.append(Sample("transfer", form, size, rested_s * jitter, 0, 0.0, RATE))
             made.append(Sample("transfer", form, size, queued_s * jitter, 0, 0.0, RATE, queued=True))

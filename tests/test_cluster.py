@@ -6,12 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from cases import cluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate
+from sim.cluster import COMPUTE_KINDS, Cluster, Host, Interference, Link, Rate, preset_or, presets
+from sim.gpu import Gpu
+from sim.tables import read_table, table_text
+from sim.transfers.network import Network
 
 GOOD = """
 name: lab
@@ -145,3 +149,45 @@ def test_what_is_no_cluster_is_refused(file: Path, text: str, why: str) -> None:
 def test_an_impossible_cluster_is_refused(changes: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         replace(cluster(), **changes)
+
+
+GPUS = [name for name in presets() if isinstance(Cluster.load(name).compute, Gpu)]
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_preset_says_how_many_multiprocessors_communication_takes_and_why(name: str) -> None:
+    cluster = Cluster.load(name)
+    gpu, slow = cluster.compute, cluster.interference
+    assert isinstance(gpu, Gpu)
+    assert isinstance(cluster.link, Network)
+    channels = slow.multiprocessors * gpu.multiprocessors
+    assert round(channels) in (2, 16, 32)
+    assert channels == pytest.approx(round(channels), rel=5e-3)
+    assert f"{round(channels)} of {gpu.multiprocessors}" in slow.source
+    assert slow.of_compute("E") == pytest.approx(channels / (gpu.multiprocessors - channels), rel=1e-2)
+    memory = 2 * cluster.link.resources["port"].bytes_per_s / (gpu.memory_bytes_per_s * gpu.gemm.memory_share)
+    assert slow.of_compute("R") == slow.of_compute("Z") == pytest.approx(memory / (1 - memory), abs=6e-3)
+    assert slow.rate == 1.0  # what was fitted to NCCL's own choice
+    assert "assumed" in slow.source
+    assert "Not measured here" in slow.source
+
+
+def test_fewer_multiprocessors_free_compute_and_slow_ports() -> None:
+    cluster = Cluster.load("8x-h100")
+    few = replace(cluster, interference=replace(cluster.interference, multiprocessors=8 / 132))
+    assert few.interference.of_compute("E") == pytest.approx(8 / 124)
+    assert few.interference.of_compute("R") == cluster.interference.of_compute("R")
+    assert few.interference.rate == pytest.approx(498 / 1082, rel=2e-3)
+    none = replace(cluster.interference, multiprocessors=0.0)
+    assert none.rate == 1.0
+    assert none.of_compute("E") == 0.0
+    assert none.rates(np.array([0.0, 4 / 132, 0.9])) == pytest.approx([1.0, 0.241, 1.0], rel=1e-3)
+
+
+def test_a_curve_without_a_share_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "curve.yaml"
+    tables = read_table(preset_or("8x-h100"))
+    del tables["interference"]["multiprocessors"]
+    file.write_text(table_text(tables))
+    with pytest.raises(ValueError, match=r"rate_at has no effect without interference\.multiprocessors"):
+        Cluster.load(file)

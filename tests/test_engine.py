@@ -20,7 +20,6 @@ from sim.load import load_schedule
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
-from sim.transfers.collectives import brings_counts
 from sim.workload import Workload
 
 Ticks = npt.NDArray[np.int64]
@@ -69,7 +68,7 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
         start = reached
         if talks:
             start = np.full_like(reached, reached.max())
-            saved = 0 if brings_counts(op, schedule) or op.kind == "N" else min(burst, start[0] - landed)
+            saved = 0 if op.kind == "N" else min(burst, start[0] - landed)
             duration = np.maximum(duration - saved, np.minimum(duration, latency))
             landed = (start + duration).max()
         free[op.stream] = end[op.name] = start + duration

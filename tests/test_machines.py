@@ -21,7 +21,7 @@ NETWORK = {
     "times.cluster.link.resources.*.bytes_per_s": (0.2, 2), "cluster.link.ramp_s": (0, 1e-3),
     "cluster.link.ramp_bytes": (1e6, 1e8), "cluster.link.least_s": (0, 1e-3), "cluster.host.launch_s": (0, 1e-4),
     "times.cluster.compute.attention_share": (0.5, 1), "cluster.interference.communication": (0, 0.5),
-    "cluster.interference.compute.E": (0, 0.5),
+    "cluster.interference.compute.E": (0, 0.5), "cluster.interference.multiprocessors": (0.01, 0.2),
 }  # fmt: skip
 LATENCIES = {
     "cluster.link.resources.host.latency_s": (0, 1e-3),
@@ -80,8 +80,8 @@ def test_outcomes_are_those_of_simpy(name: str, calm: bool, source: str) -> None
     tables = cluster_tables(name)
     factor = np.zeros(SIZE) if calm else np.linspace(0.1, 0.5, SIZE)
     changes = drawn({"times.cluster.host.launch_s": (0.5, 2)}) | {
-        "cluster.interference.compute.*": factor, "cluster.interference.communication": factor,
-    }  # fmt: skip
+        f"cluster.interference.{key}": factor for key in ("compute.*", "communication", "multiprocessors")
+    }
     case = Case(load_schedule(source, 3, 4), Workload(MODELS["tiny"], tables["ranks"], 4), tables, SIZE, changes)
     fast, slow = evaluate(case), simulated(case)
     assert {*fast.engine} == {"recurrence" if calm else "lockstep"}
@@ -94,7 +94,7 @@ def test_outcomes_are_those_of_simpy(name: str, calm: bool, source: str) -> None
 def test_machines_with_and_without_interference_go_to_their_engines() -> None:
     tables = cluster_tables("8x-h100")
     factor = np.array([0.0, 0.2, 0.0, 0.3, 0.0])
-    changes = {"cluster.interference.compute.*": factor, "cluster.interference.communication": factor}
+    changes = {f"cluster.interference.{key}": factor for key in ("compute.*", "communication", "multiprocessors")}
     case = Case(load_schedule("dice", 2, 4), Workload(MODELS["tiny"], 8, 2), tables, SIZE, changes)
     found = evaluate(case)
     assert found.engine.tolist() == ["recurrence", "lockstep"] * 2 + ["recurrence"]
@@ -113,10 +113,11 @@ def test_a_machine_that_cannot_be_is_refused_and_the_others_run() -> None:
 
 def test_only_numbers_that_engines_take_may_differ_within_a_batch() -> None:
     for key in ("cluster.link.bytes_per_s", "times.cluster.link.resources.*.latency_s", "cluster.host.wake_s",
-                "cluster.interference.compute.E", "times.cluster.compute.gemm.fixed_s"):  # fmt: skip
+                "cluster.interference.compute.E", "times.cluster.interference.multiprocessors",
+                "times.cluster.compute.gemm.fixed_s"):  # fmt: skip
         assert may_differ(key), key
     for key in ("cluster.ranks", "cluster.compute.gpu", "cluster.host.priority", "cluster.link.scope", "images",
-                "cluster.interference.multiprocessors", "cluster.jitter.A", "cluster.link.routes.0.weight",
+                "cluster.interference.rate_at.0.1", "cluster.jitter.A", "cluster.link.routes.0.weight",
                 ):  # fmt: skip
         assert not may_differ(key), key
 

@@ -160,7 +160,11 @@ def test_a_point_runs_again_with_a_trace(folder: Path, run: Callable[..., Any], 
         (("--where", "images >"), "cannot be read"),
         (("--columns", "key,speed"), "there is no column speed"),
         (("--pareto", "schedule"), "has no numbers"),
+        (("--pareto", ""), "there is no column"),
         (("--export", "x.doc"), "should end in one of"),
+        (("--rerun", "0123", "--where", "images == 4"), "--where has no effect beside --rerun"),
+        (("--export", "x.csv", "--against", "elsewhere"), "--against has no effect beside --export"),
+        (("--where", "schedule < 3"), "does with texts what only numbers can: schedule holds texts"),
     ],
 )
 def test_questions_that_make_no_sense_are_refused(
@@ -168,6 +172,19 @@ def test_questions_that_make_no_sense_are_refused(
 ) -> None:
     code, _, err = run(folder, *words)
     assert code == 2
+    assert said in err
+
+
+def test_nothing_that_is_left_is_said(folder: Path, run: Callable[..., Any]) -> None:
+    assert run(folder, "--where", "images < 0")[:2] == (0, "no row is left\n")
+
+
+@pytest.mark.parametrize(("text", "said"), [("{}", "lacks digest"), ("[]", "holds no table"), ("{", "Expecting")])
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, run: Callable[..., Any], text: str, said: str) -> None:
+    (tmp_path / "_sweep.json").write_text(text)
+    code, _, err = run(tmp_path)
+    assert code == 2
+    assert "no results of a sweep" in err
     assert said in err
 
 

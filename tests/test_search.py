@@ -341,6 +341,19 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
     assert load_schedule(str(out / "order.txt")).steps == 4
 
 
+@pytest.mark.parametrize(("text", "held"), [("LAYERS", "front.json"), ("ORDER", "order.json")])
+def test_a_folder_of_another_search_is_left_alone(tmp_path: Path, text: str, held: str) -> None:
+    run, file, out = CliRunner(), written(tmp_path, globals()[text]), tmp_path / "out"
+    assert run.invoke(app, ["search", str(file), "--out", str(out)]).exit_code == 0
+    before = (out / held).read_text()
+    with pytest.raises(ValueError, match="holds another search"):
+        run.invoke(app, ["search", str(file), "base.steps=3", "--out", str(out)], catch_exceptions=False)
+    assert (out / held).read_text() == before
+    (out / held).write_text("[")
+    with pytest.raises(ValueError, match="holds no search"):
+        run.invoke(app, ["search", str(file), "--out", str(out)], catch_exceptions=False)
+
+
 def test_the_page_shows_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = __import__("search_page")

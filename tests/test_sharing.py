@@ -243,7 +243,14 @@ def test_communication_takes_a_share_of_the_multiprocessors() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"interference": Interference(rate_at={0.1: 0.5})}, "rate_at has no effect without interference.multiproc"),
+        (
+            {"interference": Interference(multiprocessors=0.1, rate_at={0.1: 1.5})},
+            "rate_at.0.1=1.5 should be at most 1",
+        ),
+        (
+            {"interference": Interference(multiprocessors=0.1, rate_at={2.0: 0.5})},
+            "rate_at.2.0: should be a share of the",
+        ),
         ({"interference": Interference(multiprocessors=1.0)}, "interference.multiprocessors=1 should be below 1"),
         ({"interference": Interference(multiprocessors=0.1, rate_at={0.1: 0.0})}, "rate_at.0.1=0 should be above 0"),
         (

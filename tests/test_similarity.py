@@ -45,7 +45,11 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as exit_:
         main(["similarity", f"{tmp_path}/r.npz", "--json", f"{tmp_path}/s.json", "--picture", f"{tmp_path}/s.png"])
     assert exit_.value.code == 0
-    assert "0    0.250    0.750    0.500    1.000" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "0    0.250    0.750    0.500    1.000" in lines[1]
+    kept, loads = routing().kept(), routing().imbalance()
+    shares = [*kept[:, 0].mean(axis=0), loads[:, 0].mean(), loads[:, 0].max()]
+    assert [float(word) for word in lines[1].split()[-4:]] == pytest.approx(shares, abs=5e-4)
     assert json.loads((tmp_path / "s.json").read_text())["best"][0][0][1] == 0.5
     assert (tmp_path / "s.png").stat().st_size > 0
 

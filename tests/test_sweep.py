@@ -34,7 +34,7 @@ from sim.sweeps.run import run_sweep
 from sim.sweeps.settings import value_problem
 from sim.sweeps.store import Store, opened, part_bytes
 from sim.sweeps.sweep import Sweep
-from sim.sweeps.workers import Workers
+from sim.sweeps.workers import Workers, client_of
 from sim.vectorised.engines import told
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
@@ -211,7 +211,10 @@ def test_keys_tell_points_apart_and_know_them_again(make: Make) -> None:
 # ------------------------------------------------------------------------------------------------- rows
 
 
-CALM = "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0"
+CALM = (
+    "8x-h100, cluster.interference.communication: 0, 'cluster.interference.compute.*': 0, "
+    "cluster.interference.multiprocessors: 0"
+)
 
 
 @pytest.mark.parametrize(("cluster", "engine"), [("8x-h100", "lockstep"), (CALM, "recurrence")])
@@ -393,6 +396,33 @@ def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
         pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / folder))
 
 
+def test_slurm_jobs_start_workers() -> None:
+    """What dask-jobqueue would hand to sbatch; no Slurm is needed for that."""
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    import dask
+
+    about = {"jobqueue.slurm.cores": 4, "jobqueue.slurm.memory": "8GB", "jobqueue.slurm.queue": "gpu"}
+    with dask.config.set(about), jobqueue.SLURMCluster() as machine:
+        script = machine.job_script()
+    assert "#SBATCH -p gpu" in script
+    assert "dask" in script
+
+
+def test_slurm_that_is_not_there_or_not_set_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses() -> None:
+        raise ValueError("You must specify how many cores to use per job")
+
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(ValueError, match=r"pip install 'dice-sim\[slurm\]'"), client_of(Workers(slurm_jobs=1)):
+        pass
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=refuses))
+    with (
+        pytest.raises(ValueError, match="cores to use per job; say cores and memory"),
+        client_of(Workers(slurm_jobs=1)),
+    ):
+        pass
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     with opened(folder, SMALL, MADE, {"date": "1"}):
@@ -479,6 +509,7 @@ def test_who_works_is_said_once_and_has_to_be_there(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
     monkeypatch.setattr("sim.sweeps.workers.PATIENCE", "1s")
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     code, _, err = run("sweep", "small.yaml", *words)
     assert code == 2
     assert said in err

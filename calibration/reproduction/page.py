@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from calibration.reproduction import pairs
 from calibration.reproduction.causes import SAVES_NOTHING
 from calibration.reproduction.draws import FEW_IMAGES, interval
 from calibration.reproduction.machine import RANGES, SHARE, SHARE_IMAGES
@@ -16,6 +17,7 @@ from calibration.reproduction.predict import FEW_STEPS, IMAGES, PUBLISHED, READI
 Found = Mapping[str, Any]
 LAYERS = 6  # of the picture
 _WORDS = Path(__file__).with_name("page.md")
+_NEAREST_PAIRS = 5
 _ROUNDING = 0.005  # a published number stands for all that round to it
 
 
@@ -31,6 +33,7 @@ def tables(found: Found) -> dict[str, str]:
         "predicted": _predicted(found["draws"]),
         "unknown": _unknown(),
         "causes": "\n".join(_causes(reading, rows) for reading, rows in found["causes"].items()),
+        "pairs": "\n".join(_pairs(reading, found) for reading in found["pairs"]),
         "told": "\n".join(_told(found)),
         "distrifusion": _distrifusion(found["distrifusion"]),
         "rivals": _rivals(_by_label(found["rivals"])),
@@ -95,6 +98,19 @@ def _cause(row: Found) -> list[str]:
     if "why" in row:
         return [row["cause"], row["why"], *[""] * (len(PUBLISHED) - 1)]
     return [row["cause"], *(f"{residual:+.1%}" for residual in row["residual"])]
+
+
+def _pairs(reading: str, found: Found) -> str:
+    """Pairs that leave every number within the spread of the draws, and how near the nearest come."""
+    rows = sorted(found["pairs"][reading], key=pairs.worst)
+    within = pairs.spread(found["draws"][reading])
+    enough = [row for row in rows if pairs.inside(row["residual"], within, _ROUNDING)]
+    near = [row for row in rows[:_NEAREST_PAIRS] if row not in enough]
+    lines = [[*row["pair"], *(f"{left:+.1%}" for left in row["residual"]), said]
+             for some, said in ((enough, "yes"), (near, "no")) for row in some]  # fmt: skip
+    said = f"{len(enough)} of {len(rows)} pairs leave all three within the spread; the nearest pairs beside them."
+    head = [reading, "and", *(f"{p.key}: {p.speed_up:.2f}" for p in PUBLISHED), "within the spread"]
+    return f"{reading.capitalize()}: {said}\n\n{markdown(head, lines)}"
 
 
 def _told(found: Found) -> Iterator[str]:

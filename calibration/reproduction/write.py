@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from calibration.reproduction import beside, causes, draws, page
+from calibration.reproduction import beside, causes, draws, page, pairs
 from calibration.reproduction.machine import MODEL, Doubt, calibrated, workload
 from calibration.reproduction.predict import IMAGES, READINGS
 from sim.engine import simulate
@@ -51,6 +51,7 @@ def found(tell: Tell) -> dict[str, Any]:
         "draws": drawn,
         "told": draws.told(drawn),
         "causes": {reading: causes.found(reading, tell) for reading in READINGS},
+        "pairs": {reading: pairs.found(reading, tell) for reading in READINGS},
         "layer": {"same_s": round(same.makespan_s, 4), "own_s": round(own.makespan_s, 4)},
         "distrifusion": beside.distrifusion(),
         "rivals": beside.table(tell),

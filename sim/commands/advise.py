@@ -76,8 +76,8 @@ def advise(
     if quality is not None and vulnerability is None:
         raise ValueError("--quality needs --vulnerability: the file that says what staleness costs")
     has = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
-    limits = Limits(mean_age, quality, has if memory is None else quantity("memory_bytes", memory),
-                    None if latency is None else quantity("latency_s", latency))  # fmt: skip
+    limits = Limits(mean_age, quality, has if memory is None else _above_0("memory_bytes", memory),
+                    None if latency is None else _above_0("latency_s", latency))  # fmt: skip
     inputs = _inputs(machine, relative_error)
     costs = None if vulnerability is None else Vulnerability.load(vulnerability)
     asked = Asked(workload, machine, steps, limits, drawn(inputs, draws, seed), costs, tuple(sources(also or [])))
@@ -127,6 +127,13 @@ def sensitivity(
 
 
 # ------------------------------------------------------------------------------------------------- inputs
+
+
+def _above_0(name: str, text: str) -> float:
+    value = quantity(name, text)
+    if not value > 0:
+        raise ValueError(f"--{name.split('_')[0]} {text!r} should be above 0")
+    return value
 
 
 def _machine(cluster: str) -> Cluster:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.schedule import Schedule
+
+if TYPE_CHECKING:
+    from sim.workload import Workload
 
 Sources = Annotated[
     list[str],
@@ -30,6 +35,37 @@ Imbalance = Annotated[
 Keep = Annotated[
     float | None, typer.Option(help="Modelled routing: how likely a token keeps its best expert for a step; 1.")
 ]
+
+
+def routed(
+    plans: list[Schedule], workload: Workload, imbalance: float | None, keep: float | None, seed: int | None
+) -> list[Workload]:
+    """What each plan works on: `workload`, with modelled routing if any of it is given."""
+    from sim.routing import Routing
+
+    given = {"--imbalance": imbalance, "--keep": keep, "--routing-seed": seed}
+    options = " and ".join(option for option, value in given.items() if value is not None)
+    if not options:
+        return [workload] * len(plans)
+    if workload.routing is not None:
+        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
+    if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
+        raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
+    skew, often = (1.0 if value is None else value for value in (imbalance, keep))
+    modelled = partial(Routing.skewed, workload.model, workload.ranks, workload.tokens, seed=seed or 0)
+    return [replace(workload, routing=modelled(plan.steps, imbalance=skew, keep=often)) for plan in plans]
+
+
+def skewed(workload: Workload, imbalance: float) -> Workload:
+    """`workload` with modelled routing of so much imbalance, the same at every step, for any number of steps."""
+    from sim.routing import Routing
+
+    if workload.routing is not None:
+        raise ValueError("--imbalance cannot change a recorded --routing: give one or the other")
+    if imbalance == 1.0:
+        raise ValueError("--imbalance 1 without effect: routing is balanced if none is given")
+    made = Routing.skewed(workload.model, workload.ranks, workload.tokens, 1, imbalance=imbalance, seed=0)
+    return replace(workload, routing=Routing(made.counts, made.source))  # without tokens, which serve one step only
 
 
 def names_of(named: list[str], plans: list[Schedule]) -> list[str]:

@@ -40,24 +40,36 @@ def results(
     from sim.sweeps import results as asked
     from sim.sweeps.store import Store
 
-    if save is not None and rerun is None:
-        raise ValueError("--save has no effect without --rerun")
+    asks = {"--where": where, "--sort": sort, "--head": head, "--columns": columns, "--pareto": pareto,
+            "--against": against, "--export": export}  # fmt: skip
+    _check([name for name, said in asks.items() if said is not None], rerun, save)
     table = asked.read_results(folder)
     if rerun is not None:
         print(*_again(folder, rerun, save), sep="\n")
         return
     rows = asked.chosen(table, where or [], [], None)
-    rows = asked.pareto(rows, pareto.split(",")) if pareto else rows
+    rows = rows if pareto is None else asked.pareto(rows, pareto.split(","))
     rows = asked.chosen(rows, [], sort or [], head)
     if export is not None:
         asked.export(rows, export)
         print(f"{export}: {len(rows)} rows")
     elif against is not None:
         print(*asked.comparison_lines(rows, asked.read_results(against)), sep="\n")
-    elif any((where, sort, head, columns, pareto)):
-        print(*asked.rows_table(rows, columns.split(",") if columns else ()), sep="\n")
+    elif any(asks[name] is not None for name in ("--where", "--sort", "--head", "--columns", "--pareto")):
+        print(*asked.rows_table(rows, () if columns is None else columns.split(",")), sep="\n")
     else:
         print(*asked.summary_lines(table, Store(folder).manifest()), sep="\n")
+
+
+def _check(given: list[str], rerun: str | None, save: Path | None) -> None:
+    """Raises ValueError for options that would do nothing beside others."""
+    if save is not None and rerun is None:
+        raise ValueError("--save has no effect without --rerun")
+    if rerun is not None and given:
+        raise ValueError(f"{', '.join(given)} has no effect beside --rerun, which names its point")
+    for first, others in (("--export", ("--against", "--columns")), ("--against", ("--columns",))):
+        if first in given and (idle := [name for name in others if name in given]):
+            raise ValueError(f"{idle[0]} has no effect beside {first}")
 
 
 def _again(folder: Path, key: str, save: Path | None) -> list[str]:

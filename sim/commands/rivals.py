@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sim.commands.options import ClusterName, Images, ModelName, Pixels, Sources, Wire
+from sim.commands.mesh import MeshText, meshed
+from sim.commands.options import ClusterName, Images, Imbalance, ModelName, Pixels, Sources, Wire, skewed
 from sim.load import sources
 
 
@@ -18,6 +20,9 @@ def rivals(
     pixels: Pixels = None,
     images: Images = 16,
     wire: Wire = "bfloat16",
+    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    imbalance: Imbalance = None,
+    mesh: MeshText = None,
 ) -> None:
     """Hold stale schedules against what needs no staleness: exact overlap, caching, fewer bytes, fewer steps, no
     communication at all."""
@@ -27,11 +32,15 @@ def rivals(
     from sim.gpu import Gpu
     from sim.models import load_model
     from sim.rivals import rivals
+    from sim.routing import Routing
     from sim.show import rivals_table
     from sim.workload import Workload
 
     machine = Cluster.load(cluster)
-    workload = Workload(load_model(model, pixels), machine.ranks, images, wire)
+    recorded = None if routing is None else Routing.load(routing)
+    workload = meshed(Workload(load_model(model, pixels), machine.ranks, images, wire, recorded), mesh, False)
+    if imbalance is not None:
+        workload = skewed(workload, imbalance)
     console = Console(stderr=True)
     with console.status("simulating") as status:
         found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))

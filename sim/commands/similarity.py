@@ -40,14 +40,25 @@ def similarity(
 
 
 def lines(found: Similarity) -> list[str]:
-    """A table: a layer a line; the share that keeps its best expert, and of experts kept, so many steps later."""
+    """A table: a layer a line; the share that keeps its best expert, and of experts kept, so many steps later; the
+    share of each slot that keeps its expert for a step; load of the most loaded expert over the mean."""
     from sim.similarity import by_lag
 
     best, overlap = by_lag(found.best), by_lag(found.overlap)
     lags = [lag for lag in _LAGS if lag <= best.shape[1]]
+    slots, loads = found.slots.mean(axis=0), found.imbalance
     head = "layer  " + "  ".join(f"best {lag:2}  kept {lag:2}" for lag in lags)
+    head += "".join(f"  slot {slot:2}" for slot in range(slots.shape[1])) + "     load  most load"
     table = [
-        f"{layer:5}  " + "  ".join(f"{best[layer, lag - 1]:7.3f}  {overlap[layer, lag - 1]:7.3f}" for lag in lags)
+        f"{layer:5}  "
+        + "  ".join(f"{best[layer, lag - 1]:7.3f}  {overlap[layer, lag - 1]:7.3f}" for lag in lags)
+        + "".join(f"  {share:7.3f}" for share in slots[layer])
+        + f"  {loads[:, layer].mean():7.3f}  {loads[:, layer].max():9.3f}"
         for layer in range(len(best))
     ]
-    return [head, *table, "best N: share of tokens with the same best expert N steps later; kept N: of all experts"]
+    return [
+        head,
+        *table,
+        "best N: share of tokens with the same best expert N steps later; kept N: of all experts",
+        "slot N: share whose slot N has the expert of the step before; load: of the most loaded expert over the mean",
+    ]

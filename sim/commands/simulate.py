@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.commands.mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
-from sim.commands.options import ClusterName, Images, Imbalance, Keep, ModelName, Pixels, Sources, Steps, Wire, names_of
+from sim.commands.options import (
+    ClusterName,
+    Images,
+    Imbalance,
+    Keep,
+    ModelName,
+    Pixels,
+    Sources,
+    Steps,
+    Wire,
+    names_of,
+    routed,
+)
 from sim.commands.traces import (
     Decode,
     Json,
@@ -82,7 +93,7 @@ def simulate(
     named = sources(schedules)
     plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
     names = names_of(named, plans)
-    workloads = placed(_routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
+    workloads = placed(routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
     outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
     outputs.check()
     surroundings = around(start_up, decoding(decode, workload, machine), report or json is not None)
@@ -90,6 +101,7 @@ def simulate(
     outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
     _tell(traces, names, kinds)
+    _tell_memory(plans, workloads, machine, names)
     for tables in [
         [report_lines(*pair, surroundings) for pair in zip(traces, workloads, strict=True) if report],
         [critical_lines(trace) for trace in traces if critical],
@@ -106,23 +118,19 @@ def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
         print(f"extrapolated: {note}", file=sys.stderr)
 
 
-def _routed(
-    plans: list[Schedule], workload: Workload, imbalance: float | None, keep: float | None, seed: int | None
-) -> list[Workload]:
-    """What each plan works on: `workload`, with modelled routing if any of it is given."""
-    from sim.routing import Routing
+def _tell_memory(plans: list[Schedule], workloads: list[Workload], machine: Cluster, names: list[str]) -> None:
+    """On stderr: what does not fit into a GPU's memory, and would not run."""
+    from sim.gpu import DTYPES, Gpu
+    from sim.memory import memory
 
-    given = {"--imbalance": imbalance, "--keep": keep, "--routing-seed": seed}
-    options = " and ".join(option for option, value in given.items() if value is not None)
-    if not options:
-        return [workload] * len(plans)
-    if workload.routing is not None:
-        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
-    if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
-        raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
-    skew, often = (1.0 if value is None else value for value in (imbalance, keep))
-    modelled = partial(Routing.skewed, workload.model, workload.ranks, workload.tokens, seed=seed or 0)
-    return [replace(workload, routing=modelled(plan.steps, imbalance=skew, keep=often)) for plan in plans]
+    if not isinstance(machine.compute, Gpu):
+        return
+    for plan, workload, name in zip(plans, workloads, names, strict=True):
+        needed = memory(plan, workload, DTYPES[workload.dtype or "bf16"])
+        if not needed.fits(machine.compute.memory_bytes):
+            there = f"the {machine.compute.memory_bytes / 1e9:.1f} of {machine.compute.name}"
+            told = f"{needed.peak_bytes / 1e9:.1f} GB on rank {needed.rank}, more than {there}"
+            print(f"does not fit: {name} needs {told}; `memory` says what for", file=sys.stderr)
 
 
 def _saved(template: str | None, names: list[str]) -> list[Path]:

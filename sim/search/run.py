@@ -5,6 +5,7 @@ It puts the parts together (sim/search/layers.py, sim/search/order.py); it refus
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -47,6 +48,31 @@ def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
     return lambda schedule: quality_cost(schedule, vulnerability, euler=False)
 
 
+def digest(search: LayersSearch | OrderSearch) -> str:
+    """What a search is known by, contents of its files included."""
+    run = search.start
+    rest = {key: value for key, value in vars(search).items() if key != "start"}
+    said = (str(run.schedule), run.workload, run.cluster, rest)
+    counts = b"" if run.workload.routing is None else run.workload.routing.counts.tobytes()
+    return hashlib.blake2b(repr(said).encode() + counts, digest_size=8).hexdigest()
+
+
+def held_here(file: Path, mine: str) -> Row:
+    """What `file` holds of the search known by `mine`; nothing if it is not there.
+
+    Raises ValueError, and changes nothing, if it holds another's."""
+    if not file.exists():
+        return {}
+    try:
+        held: Row = json.loads(file.read_text())
+        theirs = held.get("search")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file}: holds no search ({error}); give another folder") from None
+    if theirs != mine:
+        raise ValueError(f"{file}: holds another search ({theirs}, not {mine}); give another folder")
+    return held
+
+
 # ---------------------------------------------------------------------------------------------------- layers
 
 
@@ -61,6 +87,7 @@ def layer_search(search: LayersSearch) -> LayerSearch:
 
 def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
     """Writes the front, `points` of it between the fastest and the slowest, and returns its rows."""
+    held_here(folder / "front.json", mine := digest(search))
     tell("timing modes")
     layers = layer_search(search)
     tell("timing mixtures")
@@ -80,7 +107,7 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
                      "no_less_than": found.bound, "layers_add_up_to_s": found.said_s,
                      "memory_bytes": memory_bytes(plan, search.start),
                      "modes": [str(mode) for mode in found.modes]})  # fmt: skip
-    _write(folder / "front.json", _text({"fastest_error": layers.fastest_error, "rows": rows}))
+    _write(folder / "front.json", _text({"search": mine, "fastest_error": layers.fastest_error, "rows": rows}))
     return rows
 
 
@@ -90,8 +117,8 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
 def search_order(search: OrderSearch, folder: Path, tell: Tell) -> list[Row]:
     """Writes the best order, each time that one is found, and returns a row for each; goes on where it was stopped."""
     state, rows, start, done = folder / "order.json", list[Row](), Candidate(), 0
-    if state.exists():
-        held = json.loads(state.read_text())
+    mine = digest(replace(search, trials=0))
+    if held := held_here(state, mine):
         rows, done = held["rows"], held["done"]
         start = Candidate(**{key: rows[-1][key] for key in ("settings", "shifts")})
     for improved in _improvements(search, start, search.trials - done, search.seed + done):
@@ -100,8 +127,8 @@ def search_order(search: OrderSearch, folder: Path, tell: Tell) -> list[Row]:
             rows.append(row)
         tell(f"{row['makespan_s']:.5g} s: {improved.candidate}")
         _write(folder / "order.txt", str(replace(improved.schedule, name="order")))
-        _write(state, _text({"done": row["trial"], "rows": rows}))
-    _write(state, _text({"done": search.trials, "rows": rows}))
+        _write(state, _text({"search": mine, "done": row["trial"], "rows": rows}))
+    _write(state, _text({"search": mine, "done": max(done, search.trials), "rows": rows}))
     return rows
 
 

@@ -88,7 +88,7 @@ def read_tables(path: Path | str, changes: Sequence[str]) -> Any:
     try:
         read = OmegaConf.create(Path(path).read_text() or "{}")
         if not isinstance(read, DictConfig):
-            raise ValueError(f"{path}: should have base, axes, plan and filters, not {type(read).__name__}")
+            raise ValueError(f"{path}: should have base, axes, plan and filters, not a list")
         if wrong := [change for change in changes if "=" not in change]:
             raise ValueError(f"{wrong[0]!r} should look like plan.points=100")
         return OmegaConf.to_container(OmegaConf.merge(read, OmegaConf.from_dotlist([*changes])), resolve=True)

@@ -46,7 +46,11 @@ class Formula:
         try:
             with np.errstate(all="ignore"):
                 return np.broadcast_to(np.asarray(self._value(self._tree, columns)), (rows,))
-        except (TypeError, ZeroDivisionError, OverflowError, np.exceptions.DTypePromotionError) as error:
+        except (TypeError, np.exceptions.DTypePromotionError):
+            texts = [name for name in self.names if np.asarray(columns[name]).dtype.kind in "OSU"]
+            told = f": {', '.join(texts)} holds texts" if texts else ""
+            raise ValueError(f"{self.text!r} does with texts what only numbers can{told}") from None
+        except (ZeroDivisionError, OverflowError) as error:
             raise ValueError(f"{self.text!r}: {error}") from None
 
     def mask(self, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:

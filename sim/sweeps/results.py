@@ -121,6 +121,8 @@ def export(table: pd.DataFrame, path: Path) -> None:
 def rows_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> list[str]:
     """A line a row: these columns, or the settings in which rows differ, and results."""
     names = [_known(table, name) for name in columns] or _telling(table)
+    if table.empty:
+        return ["no row is left"]
     return grid(names, [[_cell(name, row[name]) for name in names] for _, row in table.iterrows()])
 
 

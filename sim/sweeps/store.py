@@ -66,6 +66,9 @@ class Store:
             found: dict[str, Any] = json.loads((self.folder / _MANIFEST).read_text())
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.folder}: no results of a sweep: {error}") from None
+        if not isinstance(found, dict) or (lacks := [key for key in (*_SAME, "runs") if key not in found]):
+            told = f"lacks {', '.join(lacks)}" if isinstance(found, dict) else "holds no table"
+            raise ValueError(f"{self.folder}: no results of a sweep: {_MANIFEST} {told}")
         return found
 
 

@@ -67,5 +67,5 @@ class Trial:
         errors = tuple(dict.fromkeys(error for error in frame["error"] if error))
         engines = ", ".join(sorted({engine for engine in frame["engine"] if engine}))
         per_row = (len(part_bytes(table)) - len(part_bytes(table[:1]))) / max(1, table.num_rows - 1)
-        parts = len(points) / 4096 * len(part_bytes(table[:0]))
+        parts = (len(stretches) + len(points) / 4096) * len(part_bytes(table[:0]))
         return Trial(workers, table.num_rows, whole / workers, per_row * len(points) + parts, engines, errors[:5])

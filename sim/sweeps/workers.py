@@ -4,12 +4,15 @@ It knows how to get at them; it refuses to know what they are given to do."""
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import resource_tracker
 from typing import Any
 
 PATIENCE = "20s"  # for a scheduler to answer
@@ -76,21 +79,41 @@ def _local(processes: int) -> Any:
     """Processes here; begun again if one is killed while they start."""
     for attempt in range(_STARTS):
         try:
-            return distributed().LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0")
+            with _unheard():
+                return distributed().LocalCluster(
+                    n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+                )
         except RuntimeError:
             if attempt == _STARTS - 1:
                 raise
     raise AssertionError("it returns or raises")
 
 
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Processes begun inside never hear Ctrl-C, which a terminal sends to all of them: who began them ends them, and
+    hears it afterwards."""
+    resource_tracker.ensure_running()  # which lets the thread hear it that begins it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _slurm(jobs: int) -> Any:
     """Slurm jobs as dask-jobqueue starts them; its own configuration says cores, memory, queue and account."""
     try:
-        machine = import_module("dask_jobqueue").SLURMCluster()
+        machine = import_module("dask_jobqueue").SLURMCluster
     except ModuleNotFoundError:
-        raise ValueError("--slurm needs dask-jobqueue: pip install dask-jobqueue") from None
-    machine.scale(jobs=jobs)
-    return machine
+        raise ValueError("--slurm needs dask-jobqueue: pip install 'dice-sim[slurm]'") from None
+    try:
+        cluster = machine()
+    except ValueError as error:
+        told = "say cores and memory of a job in ~/.config/dask/jobqueue.yaml, under jobqueue: slurm:"
+        raise ValueError(f"--slurm: {error}; {told}") from None
+    cluster.scale(jobs=jobs)
+    return cluster
 
 
 def workers_of(client: Any) -> int:

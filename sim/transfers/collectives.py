@@ -93,9 +93,9 @@ def all_to_all_s(sent_bytes: Array, link: Link) -> Array:
     return link.latency_s + fullest / link.bytes_per_s
 
 
-def burst_s(op: Op, schedule: Schedule, link: Link) -> float:
+def burst_s(op: Op, link: Link) -> float:
     """Seconds that a link which has long been idle saves the collective `op`: its burst passes at once."""
-    return 0.0 if op.kind == "N" or brings_counts(op, schedule) else link.burst_bytes / link.bytes_per_s
+    return 0.0 if op.kind == "N" else link.burst_bytes / link.bytes_per_s
 
 
 def brings_counts(op: Op, schedule: Schedule) -> bool:

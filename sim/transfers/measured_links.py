@@ -21,7 +21,7 @@ def factor_at(factors: Factors, ranks: int, most_bytes: float) -> float:
     Between points a straight line over the logarithms of bytes, and of ranks; outside of the bytes, that of the nearest
     point.  More ranks than any measured: 1, since what joins them is another network; fewer: those of the fewest."""
     counts = sorted(factors)
-    if not counts or ranks > counts[-1] or most_bytes <= 0:
+    if not counts or ranks < 2 or ranks > counts[-1] or most_bytes <= 0:
         return 1.0
     logs = [_log_factor(factors[count], most_bytes) for count in counts]
     return math.exp(float(np.interp(math.log(ranks), np.log(counts), logs)))

@@ -4,9 +4,10 @@ It knows one part of one collective; it refuses to know clocks and what else is 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,21 @@ class Moving:
     def ends(self) -> npt.NDArray[np.int64]:
         """[end, flow]: ranks that are not done before the flow has ended."""
         return self.flows[1:] if self.fabric.receives_only else self.flows
+
+    def pairs(self, ticks_per_s: float) -> Iterator[tuple[frozenset[int], Moving]]:
+        """The same by pairs of ranks: what the two send each other, each started up by itself, counts before."""
+        start_s = self.fabric.start_s(self.moved_bytes, self.fabric.moving_s(self.moved_bytes))
+        counts = self.start_ticks - start_s * ticks_per_s
+        for pair in combinations(self.ranks, 2):
+            between = np.zeros_like(self.moved_bytes)
+            between[pair], between[pair[::-1]] = self.moved_bytes[pair], self.moved_bytes[pair[::-1]]
+            moving_s = self.fabric.moving_s(between)
+            start = counts + self.fabric.start_s(between, moving_s) * ticks_per_s
+            moving = float(moving_s.max()) * ticks_per_s
+            yield (
+                frozenset(pair),
+                replace(self, moved_bytes=between, start_ticks=start, moving_ticks=moving, ranks=pair),
+            )
 
     @cached_property
     def shape(self) -> Hashable:

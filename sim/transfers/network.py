@@ -63,8 +63,11 @@ class Network:
 
     A transfer in which a rank moves `b` bytes starts up for the latencies of its longest route and
     ramp_s * b / (b + ramp_bytes): rates are reached little by little.  It never takes less than least_s (floor of a
-    collective's kernels).  factors (sim/transfers/measured_links.py): what a transfer takes over what all this says,
-    where it has been measured.  hierarchical all-to-all: see sim/transfers/fabric.py."""
+    collective's kernels).  pairwise: an all-to-all of more than two ranks is messages, each of which flows as soon as
+    both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is
+    done when it has received all; its sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a
+    transfer takes over what all this says, where it has been measured.  hierarchical all-to-all: see
+    sim/transfers/fabric.py."""
 
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
@@ -73,6 +76,8 @@ class Network:
     least_s: float = 0.0
     transport: str = "multiprocessors"
     all_to_all: str = "direct"
+    pairwise: bool = False
+    buffered: bool = False
     factors: Factors = field(default_factory=dict)
     source: str = ""
     __pydantic_config__ = _CLOSED
@@ -120,6 +125,8 @@ def network_problems(network: Mapping[str, Any], ranks: Any = None) -> list[str]
     sides = [route["within"] for route in routes[:-1] if _whole(route.get("within"))]
     if network.get("all_to_all") == "hierarchical" and max(sides, default=1) == 1:
         problems.append("all_to_all=hierarchical has no effect: all ranks are on one node")
+    if network.get("all_to_all") == "hierarchical" and network.get("pairwise"):
+        problems.append("pairwise=true has no effect: all_to_all=hierarchical is made of collectives")
     if bool(network.get("ramp_s")) != bool(network.get("ramp_bytes")):
         problems.append("ramp_s and ramp_bytes have an effect together only")
     withins = [route.get("within") for route in routes]

@@ -6,7 +6,8 @@ ops cost; it refuses to know when they run."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,12 @@ class Batch:
     def size(self) -> int:
         """Configurations."""
         return int(self.ticks.shape[2])
+
+    def some(self, which: slice | npt.NDArray[np.intp]) -> Batch:
+        """The same of some configurations."""
+        names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
+        cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[..., which]) for name in names}
+        return replace(self, **cut)
 
 
 def batch(costs: Costs, configs: Sequence[Config], seconds: Array, ranks: int) -> Batch:

@@ -89,7 +89,7 @@ class Costs:
         found = np.zeros((len(configs), len(ops)))
         for n, config in enumerate(configs):
             if isinstance(link := config.cluster.links, Link) and link.burst_bytes:
-                found[n] = [burst_s(op, self.schedule, link) if op.collective else 0.0 for op in ops]
+                found[n] = [burst_s(op, link) if op.collective else 0.0 for op in ops]
         return found
 
     @staticmethod

@@ -130,7 +130,7 @@ def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Co
     program = course.program(host.synchronous, first)
     for begin in range(0, case.size, room):
         some = slice(begin, begin + room)
-        lanes = lanes_of(batch, some)
+        lanes = batch.some(some)
         walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
         found.makespan_s[some] = walk.makespans() / TICKS_PER_S
     found.engine[:] = engine
@@ -166,13 +166,6 @@ class _Course:
 @lru_cache(maxsize=16)
 def _course(schedule: Schedule) -> _Course:
     return _Course(schedule)
-
-
-def lanes_of(batch: Batch, some: slice) -> Batch:
-    """Some configurations of a batch."""
-    names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
-    cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(batch, name)[..., some]) for name in names}
-    return replace(batch, **cut)
 
 
 def _alone_s(batch: Batch) -> tuple[Array, Array]:

@@ -30,7 +30,9 @@ from sim.workload import Workload
 Array = npt.NDArray[np.float64]
 _LINK = r"link\.(resources\.[^.]+\.(bytes_per_s|latency_s)|ramp_s|ramp_bytes|least_s)"
 _LINK += r"|link\.(latency_s|bytes_per_s|counts_s|burst_bytes)"
-_OTHER = r"host\.(launch_s|collective_s|wake_s)|interference\.(compute\.[A-Z]|communication)|compute\..*"
+_OTHER = (
+    r"host\.(launch_s|collective_s|wake_s)|interference\.(compute\.[A-Z]|communication|multiprocessors)|compute\..*"
+)
 _MANY = re.compile(f"{_LINK}|{_OTHER}")
 
 
@@ -77,8 +79,15 @@ class Machines:
 
     def factor(self, kind: str) -> Array:
         """[machine]: of interference, for compute ops of `kind`."""
-        own = self.numbers.get(f"interference.compute.{kind}")
-        return np.full(self.size, self.first.interference.of_compute(kind)) if own is None else own
+        own, slow = self.numbers.get(f"interference.compute.{kind}"), self.first.interference
+        if own is None and kind not in slow.compute:
+            share = self.number("interference.multiprocessors")
+            return share / (1 - share)
+        return np.full(self.size, slow.of_compute(kind)) if own is None else own
+
+    def rate(self) -> Array:
+        """[machine]: of the full rate of the ports, that communication reaches with its multiprocessors."""
+        return self.first.interference.rates(self.number("interference.multiprocessors"))
 
     def interferes(self) -> npt.NDArray[np.bool_]:
         """[machine]: whether anything slows down."""
@@ -88,7 +97,7 @@ class Machines:
         kinds = {*self.first.interference.compute, *(key.rsplit(".", 1)[-1] for key in changed_keys)}
         factors = [self.factor(kind) for kind in kinds if len(kind) == 1]
         slow = np.any([self.number("interference.communication") > 0, *(f > 0 for f in factors)], axis=0)
-        return np.asarray(slow) | (self.first.interference.multiprocessors > 0)
+        return np.asarray(slow) | (self.number("interference.multiprocessors") > 0)
 
 
 def _leaves(tables: Any, key: str) -> Iterator[str]:
@@ -157,7 +166,7 @@ def costs_of(
             np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)
         ),
         kernels=launched,
-        burst=whole(np.array([_burst_s(op, schedule, machines) for op in ops])),
+        burst=whole(np.array([_burst_s(op, machines) for op in ops])),
         slow_compute=np.array([1.0 + machines.factor(op.kind) for op in ops]),
         wake=whole(machines.number("host.wake_s")),
         latency=whole(machines.number("link.latency_s") if link else np.zeros(machines.size)),
@@ -167,11 +176,16 @@ def costs_of(
     )
 
 
-def _burst_s(op: Op, schedule: Schedule, machines: Machines) -> Array:
+def _of_links(key: str) -> bool:
+    """Whether the number at `key` changes what a transfer takes alone."""
+    return key.startswith("link.") or key == "interference.multiprocessors"
+
+
+def _burst_s(op: Op, machines: Machines) -> Array:
     """[machine]: `sim.transfers.collectives.burst_s`, 0 for compute ops and networks."""
-    if not (op.collective and isinstance(machines.first.link, Link)) or op.kind == "N" or brings_counts(op, schedule):
+    if not (op.collective and isinstance(machines.first.link, Link)) or op.kind == "N":
         return np.zeros(machines.size)
-    rate = machines.number("link.bytes_per_s") * machines.first.interference.rate
+    rate = machines.number("link.bytes_per_s") * machines.rate()
     return machines.number("link.burst_bytes") / rate
 
 
@@ -179,7 +193,7 @@ def _compute(schedule: Schedule, workload: Workload, machines: Machines, ops: Se
     """Seconds [op, rank, machine] of compute ops: each set of the devices' numbers once, rates all together."""
     keys = [key for key in machines.numbers if key.startswith("compute.") and key != "compute.memory_bytes"]
     exchanges = workload.mesh is not None and workload.mesh.guidance > 1  # Z then waits for a link, too
-    keys += [key for key in machines.numbers if key.startswith("link.") and exchanges]
+    keys += [key for key in machines.numbers if _of_links(key) and exchanges]
     found = np.empty((len(ops), workload.ranks, machines.size))
     if keys and not exchanges and not isinstance(machines.first.compute, Gpu):
         rates = _stacked(machines, machines.first.compute)
@@ -207,7 +221,7 @@ def _stacked(machines: Machines, rates: Mapping[str, Rate]) -> Mapping[str, Rate
 
 def _collective(op: Op, schedule: Schedule, workload: Workload, machines: Machines) -> Array:
     """Seconds [rank, machine] of a collective alone: sim.transfers.collectives.collective_s, on every machine."""
-    if not any(key.startswith("link.") for key in machines.numbers):
+    if not any(_of_links(key) for key in machines.numbers):
         once = np.broadcast_to(op_s(op, schedule, workload, machines.first), (workload.ranks,))
         return np.broadcast_to(once[:, None], (workload.ranks, machines.size))
     teams, link = workload.teams(schedule, op), machines.first.links
@@ -232,7 +246,7 @@ def _over_link(op: Op, schedule: Schedule, workload: Workload, machines: Machine
     through = np.max if link.scope == "pair" else np.sum
     received, sent = through(away, axis=0), through(away, axis=1)
     fullest = received if link.buffered else np.maximum(received, sent)
-    rate = machines.number("link.bytes_per_s") * machines.first.interference.rate
+    rate = machines.number("link.bytes_per_s") * machines.rate()
     counts_s = machines.number("link.counts_s") if brings_counts(op, schedule) else 0.0
     return np.asarray(latency_s + fullest[:, None] / rate + counts_s)
 
@@ -253,13 +267,13 @@ def transfer_s(moved_bytes: Array, fabric: Fabric, machines: Machines) -> Array:
 
 def _rates(fabric: Fabric, machines: Machines) -> Array:
     """[resource, machine] bytes a second."""
-    network, share = machines.first.link, machines.first.interference.rate
+    network, share = machines.first.link, machines.rate()
     assert isinstance(network, Network)
     found = []
     for name in fabric.names:
         resource = name.split(" ")[0]
         rate = machines.number(f"link.resources.{resource}.bytes_per_s")
-        found.append(rate * share if share != 1.0 and network.resources[resource].of_ranks == 1 else rate)
+        found.append(rate * share if network.resources[resource].of_ranks == 1 else rate)
     return np.array(found)
 
 

@@ -130,6 +130,16 @@ class Hosts:
         if self.program.blocks[i]:
             np.maximum(self.clock, end, out=self.clock)
 
+    def later(self, ticks: Array) -> None:
+        """All is as many `ticks` later."""
+        self.clock += ticks
+        self.early = {i: when + ticks for i, when in self.early.items()}
+
+    def skip(self, ops: int) -> None:
+        """So many ops further on."""
+        self.at += ops
+        self.early = {i + ops: when for i, when in self.early.items()}
+
 
 class _Kernels:
     """Which kernel runs on each rank, for collectives that have to wait until it ends.

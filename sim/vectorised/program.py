@@ -15,6 +15,8 @@ import numpy as np
 
 from sim.schedule import Schedule
 
+_LONGEST = 12  # steps after which the same may come again
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -59,6 +61,30 @@ class Program:
             found.append(last)
             last = i if waits else last
         return found
+
+    @cached_property
+    def blocking(self) -> bool:
+        """Whether a host waits for any collective."""
+        return any(waits and stream >= 0 for waits, stream in zip(self.blocks, self.streams, strict=True))
+
+    @cached_property
+    def shapes(self) -> list[int]:
+        """[op] a number, the same for ops that need the same of those that stand as far before them."""
+        number: dict[object, int] = {}
+        each = zip(self.streams, self.blocks, self.crossing, strict=True)
+        keys = ((stream, waits, *(i - j for j in needs)) for i, (stream, waits, needs) in enumerate(each))
+        return [number.setdefault(key, len(number)) for key in keys]
+
+    @cached_property
+    def strides(self) -> list[int]:
+        """How many ops the schedule takes, in its middle, for one step, for two, ...: what may come round."""
+        first: dict[int, int] = {}
+        for i, op in enumerate(self.schedule.ops):
+            first.setdefault(op.step, i)
+        steps = sorted(first)
+        middles = ((len(steps) - n) // 2 for n in range(1, min(_LONGEST, len(steps) - 1) + 1))
+        ops = (first[steps[at + n]] - first[steps[at]] for n, at in enumerate(middles, 1))
+        return [*dict.fromkeys(each for each in ops if each > 0)]
 
     def _chosen(self) -> Iterator[int]:
         blocker, computed = self.blocker, np.cumsum([stream < 0 for stream in self.streams])
