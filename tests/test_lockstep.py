@@ -6,7 +6,6 @@ from dataclasses import replace
 from random import Random
 
 import numpy as np
-import pytest
 from anything import anything as all_there_is
 from cases import anything, machines, model, named
 from hypothesis import given, settings
