@@ -96,13 +96,14 @@ class Wire:
             self.next(some, now[some])
 
     def idle(self, now: Array, until: Array) -> None:
-        """Nothing computes until then, which `now` becomes."""
+        """Nothing computes until then, which `now` becomes.  What begins only then finds an op that begins, too."""
         some = (until > now).nonzero()[0]
         while len(some):
             begin = np.maximum(self.begin[some], now[some])
             end, limit = begin + np.rint(self.left[some]), until[some]
-            ends = end <= limit
-            part = (begin < limit) & ~ends
+            before = begin < limit
+            ends = before & (end <= limit)
+            part = before & ~ends
             self.left[some[part]] -= (limit - begin)[part]
             self.sure[some[part]] = True
             now[some] = np.where(ends, end, limit)
