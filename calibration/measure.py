@@ -71,22 +71,21 @@ class _Bench:
     def transfers(self, job: Job) -> Iterator[Sample]:
         """About a quarter to one and a half of the workload's rows, in random order, each on a link that has rested."""
         rng = np.random.default_rng((self.plan.seed, job.round))
-        sizes = [self._even(share, rng) for share in SHARES]
-        even = [(form, rows) for rows in sizes for form in ("dispatch", "combine")]
-        uneven = [(form, self._uneven(rng)) for form in ("dispatch", "combine") * 2]
-        load = [*even, *uneven] * -(-self.plan.repeats // 2)
+        forms, often = ("dispatch", "combine"), -(-self.plan.repeats // 2)
+        load = [(form, self._even(share, rng)) for share in SHARES * often for form in forms]
+        load += [(form, self._uneven(rng)) for form in forms * (2 * often)]
         load = [load[i] for i in rng.permutation(len(load))]
         yield from self._transfer_samples(load, self._transfer(load, rest=True))
 
     def queue(self, job: Job) -> Iterator[Sample]:
         """The workload's own transfers, back to back."""
-        load = self._load(job) * self.plan.repeats
+        load = self._load(job, self.plan.repeats)
         yield from self._transfer_samples(load, self._transfer(load, rest=False), queued=True)
 
     def together(self, job: Job) -> Iterator[Sample]:
         """Ops that ran wholly under load, and transfers that ran wholly while every rank computed."""
         assert job.load is not None
-        load, steps, rate = self._load(job), self.plan.calibration_steps, self.settings.link_bytes_per_s
+        load, steps, rate = self._load(job, 2), self.plan.calibration_steps, self.settings.link_bytes_per_s
         reports = _echo(self.pool, self.workload, self.settings, steps, Transfers(load, job.load))
         spans = np.array([loaded for _, loaded in reports])
         for rank, (report, loaded) in enumerate(reports):
@@ -110,10 +109,10 @@ class _Bench:
         rows = np.rint(_rows_a_peer(self.workload) * np.exp(SPREAD * rng.standard_normal(size))).astype(int)
         return tuple(tuple(row) for row in np.maximum(1, rows).tolist())
 
-    def _load(self, job: Job) -> tuple[tuple[str, Rows], ...]:
-        """What keeps a link busy, again and again: transfers of about the workload's own size."""
+    def _load(self, job: Job, repeats: int) -> tuple[tuple[str, Rows], ...]:
+        """What keeps a link busy: transfers of about the workload's own size, no two alike."""
         rng = np.random.default_rng((self.plan.seed, job.round, len(job.kind)))
-        return tuple((form, self._even(1.0, rng)) for form in ("dispatch", "combine") * 2)
+        return tuple((form, self._even(1.0, rng)) for form in ("dispatch", "combine") * (2 * repeats))
 
     def _transfer(self, load: Sequence[tuple[str, Rows]], rest: bool) -> npt.NDArray[np.float64]:
         """Spans [rank, transfer, 2]."""

@@ -151,7 +151,8 @@ def _progress(console: Console, jobs: int, left: int) -> Iterator[Tell]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # looked after once a second: what it takes the ranks' processors
+    with Progress(*columns, console=console, transient=True, refresh_per_second=1) as progress:
         task = progress.add_task("starting", total=jobs, completed=jobs - left)
         begun = jobs - left
 

@@ -27,6 +27,7 @@ import torch.distributed as dist
 
 from realrun.backend import Backend, Moves
 from realrun.rank import RankContext, joined
+from realrun.turns import at_once
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GOODBYE = b""  # from the launcher: end, all is well
@@ -89,7 +90,8 @@ def _join(seat: Seat, card: str) -> RankContext:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     meeting = Path(seat.folder, "store").as_uri()
     timeout = timedelta(seconds=seat.timeout_s)
-    dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
+    with at_once():
+        dist.init_process_group("gloo", meeting, timeout, seat.world, seat.rank)
     return joined(seat.timeout_s, torch.device(seat.device), seat.backend)
 
 

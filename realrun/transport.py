@@ -26,6 +26,7 @@ from torch import Tensor
 from realrun.messages import Leg, Messages, TransferError
 from realrun.profile import labelled
 from realrun.rank import RankContext
+from realrun.turns import at_once
 
 _TAG = 3  # entries of a header before the counts: step, layer, part
 
@@ -138,7 +139,8 @@ def open_streams(context: RankContext, streams: Sequence[str]) -> Iterator[dict[
     groups = {"communication": context.group}
     for stream in streams:
         if stream != "compute" and stream not in groups:
-            groups[stream] = dist.new_group(backend="gloo", timeout=timedelta(seconds=context.timeout_s))
+            with at_once():
+                groups[stream] = dist.new_group(backend="gloo", timeout=timedelta(seconds=context.timeout_s))
     with ExitStack() as stack:
         transports = {s: GlooTransport(replace(context, group=group), s) for s, group in groups.items()}
         yield {stream: stack.enter_context(transport) for stream, transport in transports.items()}
@@ -160,7 +162,8 @@ class GlooTransport:
         self._thread = threading.Thread(target=self._serve, name=stream, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        with at_once():
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

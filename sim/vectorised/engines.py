@@ -109,11 +109,11 @@ def _check_ranks(workload: Workload, cluster: Cluster) -> None:
 
 def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes:
     """Of configurations that all have interference, or none of which has any."""
-    engine, _ = engine_of(case.schedule, workload, machines.first)
+    course, host = _course(case.schedule), machines.first.host
+    engine, _ = engine_of(course.program(host.synchronous, "collectives"), workload, machines.first)
     if engine == SIMULATION:
         return simulated(case)
     try:
-        course = _course(case.schedule)
         batch = costs_of(case.schedule, workload, machines, course.sorts(workload))
     except ValueError:
         return simulated(case)

@@ -125,7 +125,7 @@ class Evaluator:
         members: dict[_Mode, list[int]] = {}
         for n, config in enumerate(configs):
             work, host, mesh = config.workload, config.cluster.host, config.workload.mesh_of(self.schedule)
-            engine, why = engine_of(self.schedule, work, config.cluster)
+            engine, why = engine_of(self._program(host.synchronous, "collectives"), work, config.cluster)
             defers = engine == RECURRENCE and not host.priority  # the others have no order of their own for it
             mode = _Mode(engine, why, host.synchronous, defers, mesh.ranks, mesh, varies(work))
             members.setdefault(mode, []).append(n)
@@ -194,11 +194,14 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
     return fitted[id(workload)]
 
 
-def engine_of(schedule: Schedule, workload: Workload, cluster: Cluster) -> tuple[str, str]:
+def engine_of(program: Program, workload: Workload, cluster: Cluster) -> tuple[str, str]:
     """Which of ENGINES evaluates this configuration as long as its ranks are alike, and why not a faster one ("": none
     is).  Where ranks differ, LOCKSTEP gives way to UNEVEN or SIMULATION (`Evaluator.engine_of`)."""
+    schedule, interferes = program.schedule, cluster.interference.any
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"
-    if len(schedule.streams) > 2 and (cluster.interference.any or not cluster.host.priority):
+    if len(schedule.streams) > 2 and (interferes or not cluster.host.priority):
         return SIMULATION, "several communicators, and collectives wait for kernels or slow them down"
-    return (LOCKSTEP if cluster.interference.any else RECURRENCE), ""
+    if interferes and program.overtakes:
+        return SIMULATION, "hosts go on behind a collective while what they issued before it still computes"
+    return (LOCKSTEP if interferes else RECURRENCE), ""

@@ -68,6 +68,23 @@ class Program:
         return any(waits and stream >= 0 for waits, stream in zip(self.blocks, self.streams, strict=True))
 
     @cached_property
+    def overtakes(self) -> bool:
+        """Whether a host may go on behind a collective that it waits for while ops issued before that still compute."""
+        if not self.blocking:
+            return False
+        ended = [0] * len(self.streams)  # [op] compute ops that have ended when it has
+        last, computed = dict[int, int](), 0
+        for i, stream in enumerate(self.streams):
+            behind = [*self.crossing[i], last.get(stream, -1), self.blocker[i]]
+            ended[i] = max(ended[j] for j in behind if j >= 0) if max(behind) >= 0 else 0
+            if stream < 0:
+                computed = ended[i] = computed + 1
+            elif self.blocks[i] and ended[i] < computed:
+                return True
+            last[stream] = i
+        return False
+
+    @cached_property
     def shapes(self) -> list[int]:
         """[op] a number, the same for ops that need the same of those that stand as far before them."""
         number: dict[object, int] = {}
