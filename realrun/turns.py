@@ -3,8 +3,8 @@
 A rank's threads share a core.  Linux may let the thread that computes go on until the next tick of the clock, up to
 4 ms, before one that has just woken up to send (measured: 1.2 ms on average); a GPU starts a transfer at once.  A
 real-time thread does not wait, where the system lets a process have one (root, or RLIMIT_RTPRIO); elsewhere nothing
-changes.  Two ranks with two micro-batches at 30 MB/s took 1.16 s with it and 1.37 s without (2-core machine, Linux 6.18,
-November 2026).
+changes.  Two ranks with two micro-batches at 30 MB/s took 1.16 s with it and 1.37 s without (2-core machine, Linux
+6.18, November 2026).
 
 The file knows scheduling policies; it refuses to know what threads do."""
 

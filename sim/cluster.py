@@ -186,7 +186,7 @@ class Cluster:
             in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
             meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
             problems += readable(errors, meant)
-            problems += [*(f"compute.{problem}" for problem in value_errors(in_gpu)), *_problems(data)]
+            problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
         if problems := [*problems, *_problems(data)]:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from sim.sweeps.sweep import Sweep
 
 settings.register_profile("same every time", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("same every time")
@@ -40,3 +44,15 @@ def run(
         return int(ended.value.code or 0), printed.out, printed.err
 
     return command
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Sweep]:
+    """A sweep from its file's text."""
+    from sim.sweeps.file import read_sweep
+
+    def made(text: str, *changes: str) -> Sweep:
+        (tmp_path / "s.yaml").write_text(text)
+        return read_sweep(tmp_path / "s.yaml", changes)
+
+    return made

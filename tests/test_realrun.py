@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,7 @@ from calibration.on_ranks import Transfers, transfer_on_rank
 from realrun.backend import load_backend
 from realrun.cli import main
 from realrun.execute import RankRun
-from realrun.hosts import lacking
+from realrun.hosts import Hosts, lacking
 from realrun.rank import RankContext
 from realrun.ranks import Ranks, RanksFailed
 from realrun.run import Run, Settings, build_model, check_fit, execute_rank, inputs, run
@@ -284,6 +285,17 @@ def test_hosts_have_cards_of_a_rate_and_leave_nothing() -> None:
     across_bytes = 4 * rows * workload.row_bytes
     assert min(took_s) == pytest.approx(across_bytes / 20e6, rel=0.3)
     assert {path.name for path in Path("/run/netns").glob("*")} == before
+
+
+@pytest.mark.root
+def test_hosts_estimate_no_rate_of_their_own() -> None:
+    if why := lacking():
+        pytest.skip(why)
+    words = ["sysctl", "-n", "net.ipv4.tcp_congestion_control", "net.ipv4.tcp_slow_start_after_idle"]
+    with Hosts.up(2) as hosts:
+        for host in range(2):
+            command = ["ip", "netns", "exec", f"{hosts.tag}-{host}", *words]
+            assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["reno", "0"]
 
 
 def test_backends_say_what_they_cannot() -> None:

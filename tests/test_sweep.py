@@ -1,40 +1,28 @@
-"""Sweeps: the file and its faults, the points, the rows, and a folder that holds each point once, whatever happens."""
+"""Sweeps: the file and its faults, the points, and what a row says (how they run: tests/test_sweep_runs.py)."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import distributed
 import numpy as np
-import pandas as pd
 import pytest
 
 from benchmarks.sweep_fuzz import fuzz
-from sim.cli import main
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.memory import memory
 from sim.report import sent_bytes
 from sim.routing import Routing
 from sim.sweeps.facts import FactBook
-from sim.sweeps.file import read_sweep
 from sim.sweeps.point import Sources, build
-from sim.sweeps.points import Chunk, Points, row_keys
+from sim.sweeps.points import Points, row_keys
 from sim.sweeps.rows import rows_of
-from sim.sweeps.run import run_sweep
 from sim.sweeps.settings import value_problem
-from sim.sweeps.store import Store, opened, part_bytes
 from sim.sweeps.sweep import Sweep
-from sim.sweeps.workers import Workers, client_of
 from sim.vectorised.engines import told
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
@@ -47,17 +35,6 @@ axes:
   images: [1, 2]
   times.cluster.link.bytes_per_s: [0.5, 1, 2]
 """
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """A sweep from its file's text."""
-
-    def made(text: str, *changes: str) -> Sweep:
-        (tmp_path / "s.yaml").write_text(text)
-        return read_sweep(tmp_path / "s.yaml", changes)
-
-    return made
 
 
 def every(points: Points) -> list[dict[str, Any]]:
@@ -294,225 +271,6 @@ def test_a_point_that_cannot_be_run_says_why_and_the_others_run(make: Make) -> N
     assert rows.loc[odd, "makespan_s"].isna().all()
     assert rows.loc[~odd, "error"].isna().all()
     assert (rows.loc[~odd, "makespan_s"] > 0).all()
-
-
-# ------------------------------------------------------------------------------------------------- the folder
-
-
-MADE: dict[str, Any] = {"digest": "d", "version": "v", "points": 18, "changes": []}
-
-
-def frame(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder).sort_values("key").reset_index(drop=True)
-
-
-def test_what_is_missing_is_done_and_nothing_twice(make: Make, tmp_path: Path) -> None:
-    points = Points(make(SMALL))
-    with opened(tmp_path / "whole", SMALL, MADE, {}) as store:
-        run_sweep(points, store, Workers(processes=0))
-    with opened(tmp_path / "parts", SMALL, MADE, {}) as store:
-        for first, last in [(2, 4), (15, 18)]:
-            store.write(first, last, part_bytes(rows_of(points.chunk(first, last), points.sweep.sources)))
-        assert store.missing(18) == [(0, 2), (4, 15)]
-        done: list[int] = []
-        run_sweep(points, store, Workers(processes=0), done.append)
-        assert sum(done) == 13
-        assert store.missing(18) == []
-    pd.testing.assert_frame_equal(frame(tmp_path / "whole"), frame(tmp_path / "parts"))
-    assert len(frame(tmp_path / "parts")) == 18
-
-
-def test_dask_workers_write_what_this_process_would(make: Make, tmp_path: Path) -> None:
-    points = Points(make(SMALL))
-    for folder, workers in [("here", Workers(processes=0)), ("there", Workers(processes=2))]:
-        with opened(tmp_path / folder, SMALL, MADE, {}) as store:
-            run_sweep(points, store, workers)
-    pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / "there"))
-
-
-def test_a_fault_of_ours_is_told_in_its_row_and_does_not_stop_the_rest(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = Points(make(SMALL))
-
-    def faulty(chunk: Chunk, sources: Sources) -> Any:
-        if 7 in range(chunk.first, chunk.last):
-            raise KeyError("seven")
-        return rows_of(chunk, sources)
-
-    monkeypatch.setattr("sim.sweeps.run.rows_of", faulty)
-    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
-        run_sweep(points, store, Workers(processes=0))
-    rows = frame(tmp_path / "f")
-    assert len(rows) == 18
-    assert rows["error"].dropna().tolist() == ["fault: KeyError: 'seven'"]
-    [key] = row_keys(points.chunk(7, 8), points.sweep.sources)
-    assert rows.loc[rows["error"].notna(), "key"].tolist() == [key]
-
-
-def test_a_scheduler_that_goes_away_ends_the_run_and_loses_nothing(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sim.sweeps.workers.PATIENCE", "1s")
-    text = SMALL.replace("steps: 3", "steps: 30").replace("images: [1, 2]", "seed: {low: 0, high: 59, count: 60}")
-    points = Points(make(text))
-    made = MADE | {"points": len(points)}
-    machine = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
-    done: list[int] = []
-
-    def tell(count: int) -> None:
-        done.append(count)
-        machine.close()
-
-    with opened(tmp_path / "f", SMALL, made, {}) as store:
-        with pytest.raises(ConnectionError, match="the same command goes on"):
-            run_sweep(points, store, Workers(scheduler=machine.scheduler_address), tell)
-        rows = frame(tmp_path / "f")
-        assert len(rows) == sum(done) < len(points)
-        assert rows["error"].isna().all()
-        assert sum(last - first for first, last in store.missing(len(points))) == len(points) - sum(done)
-
-
-def test_the_same_file_runs_on_a_scheduler_and_on_slurm(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    points = Points(make(SMALL))
-    cluster = partial(distributed.LocalCluster, threads_per_worker=1, processes=False, dashboard_address=":0")
-
-    class Slurm(distributed.LocalCluster):  # what dask-jobqueue's cluster is to those who use it
-        def __init__(self) -> None:
-            super().__init__(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0")
-
-        def scale(self, jobs: int) -> None:
-            super().scale(n=jobs)
-
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=Slurm))
-    with cluster(n_workers=1, protocol="tcp") as machine:
-        for folder, workers in [("here", Workers(processes=0)), ("there", Workers(scheduler=machine.scheduler_address)),
-                                ("slurm", Workers(slurm_jobs=2))]:  # fmt: skip
-            with opened(tmp_path / folder, SMALL, MADE, {}) as store:
-                run_sweep(points, store, workers)
-    for folder in ("there", "slurm"):
-        pd.testing.assert_frame_equal(frame(tmp_path / "here"), frame(tmp_path / folder))
-
-
-def test_slurm_jobs_start_workers() -> None:
-    """What dask-jobqueue would hand to sbatch; no Slurm is needed for that."""
-    jobqueue = pytest.importorskip("dask_jobqueue")
-    import dask
-
-    about = {"jobqueue.slurm.cores": 4, "jobqueue.slurm.memory": "8GB", "jobqueue.slurm.queue": "gpu"}
-    with dask.config.set(about), jobqueue.SLURMCluster() as machine:
-        script = machine.job_script()
-    assert "#SBATCH -p gpu" in script
-    assert "dask" in script
-
-
-def test_slurm_that_is_not_there_or_not_set_up_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuses() -> None:
-        raise ValueError("You must specify how many cores to use per job")
-
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    with pytest.raises(ValueError, match=r"pip install 'dice-sim\[slurm\]'"), client_of(Workers(slurm_jobs=1)):
-        pass
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=refuses))
-    with (
-        pytest.raises(ValueError, match="cores to use per job; say cores and memory"),
-        client_of(Workers(slurm_jobs=1)),
-    ):
-        pass
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "f"
-    with opened(folder, SMALL, MADE, {"date": "1"}):
-        pass
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for change, words in [({"digest": "e"}, "another sweep"), ({"version": "w"}, "another version"),
-                          ({"points": 9}, "another sweep")]:  # fmt: skip
-        with pytest.raises(ValueError, match=f"{words}.*nothing was changed"), opened(folder, "x", MADE | change, {}):
-            pass
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="no results of a sweep"), opened(tmp_path / "other", "x", MADE, {}):
-        pass
-
-
-def test_one_process_at_a_time_and_leftovers_of_a_killed_one_go(tmp_path: Path) -> None:
-    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
-        (store.folder / ".part-0000000000-0000000002.parquet.1").write_text("half")
-        with pytest.raises(ValueError, match="another process is writing"), opened(store.folder, SMALL, MADE, {}):
-            pass
-    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
-        assert sorted(os.listdir(store.folder)) == ["_lock", "_sweep.json", "_sweep.yaml"]
-    assert len(json.loads((tmp_path / "f" / "_sweep.json").read_text())["runs"]) == 2
-
-
-def test_points_that_stand_there_twice_are_an_error(tmp_path: Path) -> None:
-    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
-        store.write(0, 4, b"")
-        store.write(2, 6, b"")
-        with pytest.raises(ValueError, match="points 2 to 5 stand there twice"):
-            store.missing(18)
-    assert Store(tmp_path / "f").done() == [(0, 4), (2, 6)]
-
-
-# ------------------------------------------------------------------------------------------------- commands
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
-    """Runs a command line in a folder with the small sweep; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(SMALL)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([*words])
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
-
-
-def test_a_dry_run_says_how_many_how_long_how_large_and_writes_nothing(run: Callable[..., Any]) -> None:
-    code, out, _ = run("sweep", "small.yaml", "--dry-run")
-    assert code == 0
-    assert out.startswith("18 points\n3 stretches of one list of ops each\nabout ")
-    assert "B of results" in out
-    assert os.listdir() == ["small.yaml"]
-
-
-def test_sweep_then_the_same_command_again(run: Callable[..., Any]) -> None:
-    code, out, _ = run("sweep", "small.yaml", "--workers", "0")
-    assert code == 0
-    assert out.startswith("out/small: 18 points, 18 of them now")
-    parts = {path: path.stat().st_mtime_ns for path in Path("out/small").glob("*.parquet")}
-    code, out, _ = run("sweep", "small.yaml", "--workers", "0")
-    assert out.startswith("out/small: 18 points, 0 of them now")
-    assert {path: path.stat().st_mtime_ns for path in Path("out/small").glob("*.parquet")} == parts
-    code, _, err = run("sweep", "small.yaml", "base.steps=4", "--workers", "0")
-    assert code == 2
-    assert "another sweep" in err
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--workers", "1", "--scheduler", "tcp://x:1"), "give one, not 2"),
-        (("--slurm", "2"), "--slurm needs dask-jobqueue"),
-        (("--scheduler", "tcp://127.0.0.1:1"), "no scheduler answers"),
-    ],
-)
-def test_who_works_is_said_once_and_has_to_be_there(
-    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
-) -> None:
-    monkeypatch.setattr("sim.sweeps.workers.PATIENCE", "1s")
-    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
-    code, _, err = run("sweep", "small.yaml", *words)
-    assert code == 2
-    assert said in err
 
 
 # ------------------------------------------------------------------------------------------------- anything at all

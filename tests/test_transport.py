@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from realrun.pacing import pace
+from realrun.pacing import CONGESTION, pace
 from realrun.rank import RankContext
 from realrun.ranks import Ranks, RanksFailed
 from realrun.transport import GlooTransport, Parcel, Pending, open_streams
+from realrun.turns import at_once
 
 WIDTH, EXPERTS = 3, 2  # of a row; on a rank
 MB = 250_000  # elements of fp32
@@ -186,10 +188,36 @@ def test_what_cannot_be_paced() -> None:
         pace(0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port)) as link:
             assert pace(1e6) == 1
+            control = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert control.rstrip(b"\0").decode() == CONGESTION, "no other keeps to a rate that it has not estimated"
             with pytest.raises(RuntimeError, match="nothing to pace"):
                 pace(None, skip_ports=[port])
+
+
+def test_threads_that_transfer_do_not_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    policies: list[int] = []
+
+    def look() -> None:
+        policies.append(os.sched_getscheduler(0))
+
+    def thread() -> None:
+        with at_once():
+            mine = threading.Thread(target=look)
+            mine.start()
+        mine.join()
+        look()
+
+    thread()
+    assert policies in ([os.SCHED_RR, os.SCHED_OTHER], [os.SCHED_OTHER] * 2)  # as far as this process may
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    thread()
+    assert policies[2:] == [os.SCHED_OTHER] * 2
+
+
+def forbidden(*_: object) -> None:
+    raise PermissionError
 
 
 def fail_under_way(context: RankContext, how: str, moment: str) -> None:

@@ -47,8 +47,7 @@ def routed(
     options = " and ".join(option for option, value in given.items() if value is not None)
     if not options:
         return [workload] * len(plans)
-    if workload.routing is not None:
-        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
+    _not_recorded(workload, options)
     if imbalance in (None, 1.0) and (keep is None or not any(plan.policy for plan in plans)):
         raise ValueError(f"{options} without effect: at --imbalance 1, tokens matter only to schedules with a policy")
     skew, often = (1.0 if value is None else value for value in (imbalance, keep))
@@ -60,12 +59,16 @@ def skewed(workload: Workload, imbalance: float) -> Workload:
     """`workload` with modelled routing of so much imbalance, the same at every step, for any number of steps."""
     from sim.routing import Routing
 
-    if workload.routing is not None:
-        raise ValueError("--imbalance cannot change a recorded --routing: give one or the other")
+    _not_recorded(workload, "--imbalance")
     if imbalance == 1.0:
         raise ValueError("--imbalance 1 without effect: routing is balanced if none is given")
     made = Routing.skewed(workload.model, workload.ranks, workload.tokens, 1, imbalance=imbalance, seed=0)
     return replace(workload, routing=Routing(made.counts, made.source))  # without tokens, which serve one step only
+
+
+def _not_recorded(workload: Workload, options: str) -> None:
+    if workload.routing is not None:
+        raise ValueError(f"{options} cannot change a recorded --routing: give one or the other")
 
 
 def names_of(named: list[str], plans: list[Schedule]) -> list[str]:

@@ -34,7 +34,7 @@ RECURRENCE, LOCKSTEP, UNEVEN, SIMULATION = "recurrence", "lockstep", "uneven", "
 _UNEVEN = "ranks differ while compute and communication slow each other down"
 ENGINES = {
     RECURRENCE: "max-plus recurrence, equal to the simulation to the last bit",
-    LOCKSTEP: "compute op by compute op, with interference; within a millionth of the simulation, rarely 1 % off",
+    LOCKSTEP: "compute op by compute op, with interference; within a millionth of the simulation",
     UNEVEN: "the same for ranks that differ; on machines by name 0.5 % off at worst (benchmarks/engines.py)",
     SIMULATION: "SimPy, one configuration at a time",
 }

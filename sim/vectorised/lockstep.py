@@ -6,9 +6,10 @@ compute op that may run beside it, so that all that travels beside an op is know
 has collectives under way or queued, and goes through the op piece by piece, as in sim/fluid.py, until it ends.
 
 It does what the simulation does, rounded to whole picoseconds at the same events; where several fall on one picosecond
-a tick may be lost (tests/test_lockstep.py: 1e-6 of the makespan).  Of schedules and machines drawn without sense, some
-two in a thousand are off by more, at worst by 1 %, why is not known yet; of XL's on machines by name, none of 40 by a
-tick (benchmarks/engines.py).  It refuses transfers that share links."""
+a tick may be lost: 1e-6 of the makespan of schedules and machines drawn without sense (tests/test_lockstep.py), none of
+40 of XL's on machines by name (benchmarks/engines.py).  It refuses transfers that share links, and hosts that go on
+behind a collective while ops issued before it still compute: which op a collective finds is then not known when it is
+walked (`Program.overtakes`)."""
 
 from __future__ import annotations
 
