@@ -194,6 +194,16 @@ def test_rivals_are_shown_beside_what_was_asked_for(run: Run) -> None:
         assert sort in out
 
 
+def test_rivals_run_with_the_routing_and_the_mesh_that_are_asked_for(run: Run) -> None:
+    words = "rivals dice --steps 4 --model S --images 4 --cluster 8x-h100"
+    balanced, skewed, split = (run(f"{words} {more}")[1] for more in ("", "--imbalance 2", "--mesh data=8"))
+    assert len({balanced, skewed, split}) == 3
+    recorded = Routing.skewed(MODELS["S"], 8, 2 * 4 * 256, 1, imbalance=2.0, seed=0)
+    Routing(recorded.counts, recorded.source).save("r.npz")
+    assert run(f"{words} --routing r.npz")[1] == skewed
+    assert "--imbalance cannot change a recorded --routing" in run(f"{words} --routing r.npz --imbalance 2")[2]
+
+
 def test_a_seed_draws_jitter(run: Run) -> None:
     cluster(jitter={"A": 0.1}).save("c.yaml")
     outs = [run(f"{BASE} {seed}")[1] for seed in ("", "--seed 1", "--seed 1", "--seed 2")]
