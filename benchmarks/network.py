@@ -115,12 +115,12 @@ def errors(network: Network, rows: Sequence[Row], gather: bool = False) -> Array
     return predicted(network, rows, gather) / [row.seconds for row in rows] - 1
 
 
-def fit(shape: Shape, rows: Sequence[Row], starts: Sequence[npt.ArrayLike], gather: bool = False) -> Array:
+def fit(shape: Shape, rows: Sequence[Row], starts: Sequence[npt.ArrayLike]) -> Array:
     """Parameters with the least robust sum of log errors, from the best of `starts`; outliers count linearly."""
 
     def misses(log_p: Array) -> Array:
         weak = 1e-4 * (log_p - np.log(shape.start))  # holds on to what the data do not decide
-        return np.append(np.log1p(errors(shape.build(np.exp(log_p), ""), rows, gather)), weak)
+        return np.append(np.log1p(errors(shape.build(np.exp(log_p), ""), rows)), weak)
 
     tries = [least_squares(misses, np.log(s), loss="soft_l1", f_scale=shape.outlier) for s in starts]
     return np.exp(min(tries, key=lambda found: float(found.cost)).x)
@@ -134,13 +134,12 @@ def starts(shape: Shape) -> list[Array]:
     return [first * [1, 1, 1, a, b, 1] for a, b in ((1, 1), (0.5, 0.1), (2, 6))]
 
 
-def factors(network: Network, rows: Sequence[Row], gather: bool = False) -> dict[int, dict[float, float]]:
+def factors(network: Network, rows: Sequence[Row]) -> dict[int, dict[float, float]]:
     """ranks -> bytes -> what was measured over what the parameters say, as far as it is believed.
 
     A share KEPT of each miss, in logarithms, straight lines between; and where only 2 GPUs were measured, a share ALIKE
     of how far those are off their own line between the sizes that the others have: kinks of a protocol are common."""
-    all_ = dict(zip(rows, -np.log1p(errors(network, rows, gather)), strict=True))
-    misses = {n: {r.size_bytes: miss for r, miss in all_.items() if r.gpus == n} for n in (2, 4, 8)}
+    misses = {n: {r.size_bytes: -np.log1p(errors(network, [r])[0]) for r in rows if r.gpus == n} for n in (2, 4, 8)}
     found = {}
     for gpus, own in misses.items():
         sizes, seen = sorted(own), sorted(misses[2])
@@ -154,10 +153,10 @@ def factors(network: Network, rows: Sequence[Row], gather: bool = False) -> dict
     return found
 
 
-def completed(shape: Shape, p: Array, rows: Sequence[Row], gather: bool = False) -> Network:
+def completed(shape: Shape, p: Array, rows: Sequence[Row]) -> Network:
     """The network of parameters `p`, with the factors that `rows` have beside it."""
     network = shape.build(p, "")
-    return replace(network, factors=factors(network, rows, gather))
+    return replace(network, factors=factors(network, rows))
 
 
 def left_out(shape: Shape, rows: Sequence[Row], best: Array) -> tuple[list[Row], Array]:
@@ -171,15 +170,6 @@ def left_out(shape: Shape, rows: Sequence[Row], best: Array) -> tuple[list[Row],
         tested += out
         found.append(errors(completed(shape, fit(shape, rest, [best]), rest), out))
     return tested, np.concatenate(found)
-
-
-def left_out_alike(shape: Shape, rows: Sequence[Row], gathers: Sequence[Row], best: Array) -> Array:
-    """Errors of the all-gathers of 4 and 8 GPUs from 1 MiB up whose all-to-alls the file lacks, when they were left out
-    of a fit to all-gathers alone: neighbours are 4 times apart, as they are for the all-to-alls that are lacking."""
-    there = {(row.gpus, row.size_bytes) for row in rows}
-    rest = [row for row in gathers if (row.gpus, row.size_bytes) in there]
-    out = [row for row in gathers if row not in rest and row.size_bytes >= MIB]
-    return errors(completed(shape, fit(shape, rest, [best], gather=True), rest, gather=True), out, gather=True)
 
 
 def summary(error: Array) -> dict[str, float]:
@@ -203,8 +193,6 @@ def evaluate(system: str, rows: Sequence[Row], gathers: Sequence[Row]) -> dict[s
         report[f"{gpus} GPUs, from 1 MiB, by parameters"] = summary(errors(network, mine))
         report[f"{gpus} GPUs, from 1 MiB"] = summary(errors(completed(shape, best, large), mine))
     report["left out"] = summary(left_out(shape, large, best)[1])
-    wide = [row for row in gathers if row.size_bytes >= FITTED_FROM]
-    report["all-gather, left out as all-to-alls are"] = summary(left_out_alike(shape, large, wide, best))
     if shape is SHARED_HOST:
         others = {g: [row for row in large if row.gpus != g] for g in (2, 4, 8)}
         for gpus, rest in others.items():
