@@ -230,7 +230,7 @@ def _plain(link: dict[str, Any]) -> dict[str, Any]:
     """`link` without what is as usual."""
     usual: dict[str, Any] = {"of_ranks": 1, "latency_s": 0.0, "duplex": True, "weight": 1.0, "source": ""}
     usual |= {"ramp_s": 0.0, "ramp_bytes": 0.0, "least_s": 0.0, "factors": {}}
-    usual |= {"transport": "multiprocessors", "all_to_all": "direct"}
+    usual |= {"transport": "multiprocessors", "all_to_all": "direct", "pairwise": False, "buffered": False}
 
     def short(table: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in table.items() if key not in usual or value != usual[key]}

@@ -42,7 +42,39 @@ def network() -> list[str]:
     return ["| machine | 2 GPUs | 4 GPUs | 8 GPUs |", "|---|---|---|---|", *rows]
 
 
-TABLES = {"pictures.md": {"speed": speed}, "machine.md": {"network": network}}
+def million() -> list[str]:
+    """Of benchmarks/sweep_million.py."""
+    found = load("sweep_million")
+    cells = [found["first-in first-out"], found["with interference"]]
+    rows = {
+        "points": [f"{found['points']:,}"] * 2,
+        "seconds of the command, from start to the last part": [f"{c['s']:.0f}" for c in cells],
+        "processor seconds of all its processes": [f"{c['processor s of all processes']:.0f}" for c in cells],
+        "most memory at once, all processes": [f"{c['most GiB at once']:.2f} GiB" for c in cells],
+        "results": [f"{c['MB of results']:.0f} MB" for c in cells],
+        "processor time a point, once caches are warm": [f"{c['us of processor time a point']:.0f} us" for c in cells],
+        "of that, not the engine, over the engine": [f"{100 * c['overhead over the engine']:.1f} %" for c in cells],
+    }
+    table = [f"| {what} | {' | '.join(numbers)} |" for what, numbers in rows.items()]
+    return ["| | first-in first-out | with interference |", "|---|---|---|", *table]
+
+
+def engines() -> list[str]:
+    """Of benchmarks/engines.py."""
+    speed: dict[str, dict[str, float]] = {}
+    for row in load("engines")["speed"]:
+        speed.setdefault(row["configurations"], {})[row["schedule"]] = row["per_s"]
+    schedules = [*next(iter(speed.values()))]
+    rows = [f"| {what} | " + " | ".join(f"{mine[s]:,.0f}" for s in schedules) + " |" for what, mine in speed.items()]
+    return ["| configurations a second, one core | " + " | ".join(schedules) + " |", "|---" * (len(schedules) + 1) + "|",
+            *rows]  # fmt: skip
+
+
+TABLES = {
+    "pictures.md": {"speed": speed},
+    "machine.md": {"network": network},
+    "sweeps.md": {"engines": engines, "million": million},
+}
 
 
 def filled(page: str) -> str:
