@@ -139,6 +139,6 @@ def _issue(transport: Transport, load: Transfers, messages: Mapping[int, Tensor]
 
 
 def _spans(pendings: list[Pending]) -> Spans:
-    for pending in pendings:
+    for pending in reversed(pendings):  # who waits for the last one is woken once
         pending.wait()
     return [(pending.stamps.reached_s, pending.stamps.end_s) for pending in pendings]

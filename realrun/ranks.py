@@ -56,8 +56,9 @@ class Ranks:
         with Ranks(2) as ranks:
             left, right = ranks.call(function, 1.5)  # function(rank_context, 1.5) on both
 
-    timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th (modulo)
-    of the cores that this process may use (Linux).  backend: what the ranks' links are, and where they live (one with
+    timeout_s: of one transfer.  threads: of each rank, for matrix products.  pin: keeps rank r on the r-th of
+    the cores that this process may use, if there is one for each (Linux): else two ranks that wake at once can share
+    a core for a tick while another is idle.  backend: what the ranks' links are, and where they live (one with
     an `enter` moves each process there).  device: where their tensors are.  As with any multiprocessing, a program that
     starts a pool needs its `if __name__ == "__main__":`.  However the launcher ends, be it by SIGKILL, the ranks end
     with it."""
@@ -118,10 +119,10 @@ class Ranks:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["torch.distributed", "realrun.rank_process"])
         self._folder = tempfile.mkdtemp(prefix="ranks-", dir=multiprocessing.util.get_temp_dir())
-        cores = sorted(os.sched_getaffinity(0)) if self._pin else [None]
-        for rank in range(self.world):
+        mine = sorted(os.sched_getaffinity(0)) if self._pin else []
+        cores = mine if len(mine) >= self.world else [None] * self.world
+        for rank, core in zip(range(self.world), cores, strict=False):
             ours, theirs = context.Pipe()
-            core = cores[rank % len(cores)]
             seat = Seat(
                 rank, self.world, self.timeout_s, self._threads, core, self._folder, self._backend, self._device
             )
