@@ -44,9 +44,11 @@ class Backend:
         Raises ValueError if the ranks do not spread evenly, OSError that says what the machine lacks."""
         if self.hosts < 2 or world % self.hosts:
             raise ValueError(f"{self.name}: {world} ranks should spread evenly over 2 or more hosts")
-        with Hosts.up(self.hosts) as hosts:
-            with Ranks(world, timeout_s, pin=True, backend=Backend(self.hosts, hosts.tag)) as ranks:
-                yield ranks
+        with (
+            Hosts.up(self.hosts) as hosts,
+            Ranks(world, timeout_s, pin=True, backend=Backend(self.hosts, hosts.tag)) as ranks,
+        ):
+            yield ranks
 
     def enter(self, rank: int, world: int) -> str:
         """Moves this process to the host of `rank`; the name of its card.  (Called before it has other threads.)"""
