@@ -18,6 +18,7 @@ from realrun.execute import RankRun, execute
 from realrun.rank import RankContext
 from realrun.run import DTYPES, Settings, prepare
 from realrun.transport import GlooTransport, Pending, Transport
+from realrun.turns import at_once
 from sim.schedule import Schedule
 from sim.workload import Workload
 
@@ -99,7 +100,8 @@ class _Load:
         self._pendings: list[Pending] = []
         self._enough = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="load")
-        self._thread.start()
+        with at_once():  # in a run it is the computing thread that issues: this one should not take its core for long
+            self._thread.start()
 
     def stop(self) -> list[Pending]:
         """Waits until the other ranks want to stop too; everything that was transferred."""

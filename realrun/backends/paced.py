@@ -23,7 +23,7 @@ class Backend:
     link = "pair"
 
     def start(self, world: int, timeout_s: float = 60.0) -> AbstractContextManager[Pool]:
-        """A pool of `world` processes, one thread each for matrix products, on cores of their own if there are enough."""
+        """A pool of `world` processes, one thread each for matrix products, each on a core if there are enough."""
         return Ranks(world, timeout_s, pin=True, backend=self)
 
     def open_streams(
