@@ -37,9 +37,14 @@ def network() -> list[str]:
     """Of benchmarks/network.py."""
     rows = []
     for machine, errors in load("network")["errors in percent"].items():
-        cells = [errors[f"{gpus} GPUs, from 1 MiB"] for gpus in (2, 4, 8)]
-        rows.append(f"| {machine} | " + " | ".join(f"{c['mean']:.1f} %, {c['worst']:.1f} %" for c in cells) + " |")
-    return ["| machine | 2 GPUs | 4 GPUs | 8 GPUs |", "|---|---|---|---|", *rows]
+        for gpus in (2, 4, 8):
+            none = errors.get(f"{gpus} GPUs, of which none was used", {})
+            cells = [errors[f"{gpus} GPUs, from 1 MiB, by parameters"], errors[f"{gpus} GPUs, from 1 MiB"],
+                     errors["left out"] if gpus == 4 else {}, none]  # fmt: skip
+            told = [f"{c['mean']:.1f} %, {c['worst']:.1f} %" if c else "" for c in cells]
+            rows.append(f"| {machine if gpus == 2 else ''} | {gpus} | " + " | ".join(told) + " |")
+    heads = ["machine", "GPUs", "parameters", "with factors", "sizes left out, 4 and 8 GPUs", "none of so many used"]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
 
 
 def million() -> list[str]:
@@ -66,8 +71,8 @@ def engines() -> list[str]:
         speed.setdefault(row["configurations"], {})[row["schedule"]] = row["per_s"]
     schedules = [*next(iter(speed.values()))]
     rows = [f"| {what} | " + " | ".join(f"{mine[s]:,.0f}" for s in schedules) + " |" for what, mine in speed.items()]
-    return ["| configurations a second, one core | " + " | ".join(schedules) + " |", "|---" * (len(schedules) + 1) + "|",
-            *rows]  # fmt: skip
+    heads = ["configurations a second, one core", *schedules]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
 
 
 TABLES = {

@@ -170,7 +170,11 @@ class Cluster:
 
         Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
         range, a line each; OSError if the file cannot be read."""
-        return Cluster.of_tables(read_table(preset_or(path)), path)
+        cluster = Cluster.of_tables(read_table(preset_or(path)), path)
+        shares = {key: value for key, value in numbers(asdict(cluster)).items() if key.endswith("_share")}
+        if problems := [f"{key}={value:g} should be a share, at most 1" for key, value in shares.items() if value > 1]:
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
+        return cluster
 
     @staticmethod
     def of_tables(tables: Any, path: Path | str) -> Cluster:
@@ -185,10 +189,12 @@ class Cluster:
             errors, gpu, network = error.errors(), _has_gpu(data), _has_network(data)
             in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
             meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
-            problems += readable(errors, meant)
+            unnamed = {"compute: missing"} if problems else set[str]()  # which is said of the GPU's name
+            problems += [problem for problem in readable(errors, meant) if problem not in unnamed]
             problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
         if problems := [*problems, *_problems(data)]:
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
+            once = {problem.partition("=")[0]: problem for problem in reversed(problems)}
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in reversed(once.values())))
         return cluster
 
 

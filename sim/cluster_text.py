@@ -19,6 +19,7 @@ from sim.units import readable
 
 _SHOWN_BYTES = (2**20, 2**25, 2**29)  # send buffers of which the summary says how long an all-to-all takes
 _LONGEST = 44  # characters of a value that a difference shows
+_PLACES = 6  # of a list, one by one
 
 
 def described(cluster: Cluster) -> str:
@@ -71,19 +72,45 @@ def _behaviour(cluster: Cluster) -> Iterator[str]:
 
 
 def difference(one: Cluster, other: Cluster) -> list[str]:
-    """A table of every number, name and source that differs, by dotted key; ratios of numbers."""
+    """A table of every number, name and source that differs, by dotted key; ratios of numbers.
+
+    Of long lists that differ in many places it says in how many."""
     left, right = (dict(_leaves(asdict(cluster))) for cluster in (one, other))
-    keys = [key for key in dict.fromkeys((*left, *right)) if left.get(key) != right.get(key)]
-    if not keys:
-        return [f"{one.name} and {other.name} do not differ"]
-    rows = [[key, _shown(left.get(key)), _shown(right.get(key)), _ratio(left.get(key), right.get(key))] for key in keys]
-    return grid(["key", "is", "there", "ratio"], rows)
+    rows = [row for key in dict.fromkeys((*left, *right)) for row in _rows(key, left.get(key), right.get(key))]
+    return grid(["key", "is", "there", "ratio"], rows) if rows else [f"{one.name} and {other.name} do not differ"]
+
+
+def _rows(key: str, one: Any, other: Any) -> Iterator[list[str]]:
+    if one == other:
+        return
+    if not (isinstance(one, list | tuple) and isinstance(other, list | tuple)):
+        yield [key, _shown(one), _shown(other), _ratio(one, other)]
+        return
+    left, right = dict(_inside(one, key)), dict(_inside(other, key))
+    places = [place for place in dict.fromkeys((*left, *right)) if left.get(place) != right.get(place)]
+    if len(places) > _PLACES:
+        yield [key, f"{len(left)} values", f"{len(right)} values", f"{len(places)} differ"]
+        return
+    for place in places:
+        yield [place, _shown(left.get(place)), _shown(right.get(place)), _ratio(left.get(place), right.get(place))]
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(inner, f"{key}.{name}".strip("."))
+    elif isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        for i, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}[{i}]")
+    else:
+        yield key, value
+
+
+def _inside(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The values in a list of lists, by place."""
+    if isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _inside(inner, f"{key}[{i}]")
     else:
         yield key, value
 

@@ -50,7 +50,8 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     if workload.ranks != cluster.ranks:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
     factors = 1.0 if seed is None else noise(schedule, workload, cluster, seed)
-    seconds = durations_s(schedule, workload, cluster) * factors
+    with np.errstate(over="ignore"):  # of a rate of next to nothing: what comes of it is told below
+        seconds = durations_s(schedule, workload, cluster) * factors
     if not (seconds <= LONGEST_S).all():
         op = schedule.ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=1)))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {cluster.name}")

@@ -146,12 +146,12 @@ def value_errors(errors: Any) -> list[str]:
 def _problems(gpu: Gpu) -> Iterator[str]:
     """What is wrong with the numbers of a GPU."""
     known = [dtype + _PEAK for dtype in DTYPES]
-    yield from (f"peak.{key}: unknown; known here: {', '.join(known)}" for key in gpu.peak if key not in known)
+    yield from (f"peak.{key}: unknown, not one of {', '.join(known)}" for key in gpu.peak if key not in known)
     if not gpu.peak:
-        yield f"peak is empty; it should have at least one of {', '.join(known)}"
+        yield f"peak is empty, and should have at least one of {', '.join(known)}"
     for what, dtype in [("gemm.dtype", gpu.gemm.dtype), *(("measured", dtype) for dtype in gpu.measured)]:
-        if dtype + _PEAK not in gpu.peak:
-            yield f"{what}: no peak for {dtype!r}; there is one for {', '.join(gpu.peak)}"
+        if gpu.peak and dtype + _PEAK not in gpu.peak:
+            yield f"{what}: no peak for {dtype!r}, only {', '.join(gpu.peak)}"
     names = [each.name for each in fields(gpu)]
     yield from (f"sources.{key}: there is no such field" for key in gpu.sources if key not in names)
     for key, value in numbers(asdict(gpu)).items():

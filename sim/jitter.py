@@ -17,6 +17,8 @@ def noise(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int) -
     sigma = np.array([[cluster.jitter.get(op.kind, 0.0)] for op in schedule.ops])
     if not sigma.any():
         raise ValueError(f"seed has no effect: cluster {cluster.name} has no jitter for the ops of {schedule.name}")
+    if seed < 0:
+        raise ValueError(f"seed={seed} should be at least 0")
     normal = np.random.default_rng(seed).standard_normal((len(schedule.ops), cluster.ranks))
     for i, op in enumerate(schedule.ops):
         for team in workload.teams(schedule, op) if op.collective else ():

@@ -68,6 +68,8 @@ def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reser
 
     Where a policy decides and the workload has no routing, all slots that it may send count: an upper bound.  Raises
     ValueError if schedule and workload do not fit each other."""
+    if element_bytes < 1:
+        raise ValueError(f"element_bytes={element_bytes} should be at least 1")
     workload = workload.fits(schedule if workload.routing is not None else replace(schedule, policy=None))
     held = _held(schedule, workload, element_bytes)  # what for -> [op, rank]
     inside = np.array([working_elements(op, schedule, workload) for op in schedule.ops]) * float(element_bytes)

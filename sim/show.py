@@ -120,7 +120,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     rows = [*rows]
-    for title, column in zip(head, zip(*rows, strict=True), strict=True):
+    for title, column in zip(head, zip(*rows, strict=True) if rows else [()] * len(head), strict=True):
         number = all(cell[:1].isdigit() or cell == "-" for cell in column)
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
     for row in rows:

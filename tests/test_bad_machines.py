@@ -11,10 +11,16 @@ import pytest
 
 from sim.cli import main
 from sim.cluster import preset_or
+from sim.gpu import gpu_table
 from sim.tables import read_table, table_text
 
 BASE = read_table(preset_or("8x-h100"))
 Change = Callable[[dict[str, Any]], object]
+
+
+def gpu(**changes: object) -> Change:
+    """With another GPU than the H100."""
+    return lambda tables: tables.update(compute={**gpu_table("h100_sxm"), **changes})
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
@@ -54,6 +60,16 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "nothing for a map": (lambda tables: tables.update(host=None), "host: Input should be a dictionary"),
     "no such GPU": (lambda tables: tables.update(compute={"gpu": "z80"}), "no GPU is called z80, and no file"),
+    "attention beyond the peak": (gpu(attention_share=5), "compute.attention_share=5 should be a share, at most 1"),
+    "no peak": (gpu(peak={}), "compute.peak is empty, and should have at least one of fp32_flops_per_s"),
+    "a dtype of its own": (
+        gpu(peak={"bf16_flops_per_s": 1e14, "fp12_flops_per_s": 1e15}),
+        "fp12_flops_per_s: unknown, not",
+    ),
+    "ranks and a resource without a route": (
+        lambda tables: (tables["link"]["routes"].pop(), tables["link"]["resources"].update(card={"bytes_per_s": 1e9})),
+        "rank 0 has none to rank 1; they end within 1",
+    ),
     "a share above 1": (
         lambda tables: tables["interference"].update(multiprocessors=1.2),
         "interference.multiprocessors=1.2 should be below 1",
@@ -124,3 +140,29 @@ def test_an_unknown_dtype_is_refused_and_a_model_that_does_not_fit_gets_a_verdic
     assert "does not fit: sync needs" in err
     assert "more than the 25.8 of RTX 4090 24 GB" in err
     assert "does not fit" not in told(capsys, *asked, "--model", "S", "--images", "4")[2]
+
+
+def test_each_fault_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, said in [(gpu(multiprocessors=-4), "multiprocessors=-4"), (gpu(gpu="z80"), "compute.gpu="),
+                         (CASES["no such GPU"][0], "compute"), (CASES["a word for a list"][0], "via")]:  # fmt: skip
+        tables = deepcopy(BASE)
+        change(tables)
+        (tmp_path / "c.yaml").write_text(table_text(tables))
+        _, _, err = told(capsys, "cluster", str(tmp_path / "c.yaml"))
+        assert err.count(said) == 1, err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("memory sync --steps 2 --cluster 8x-h100 --element-bytes 0", "element_bytes=0 should be at least 1"),
+        ("memory sync --steps 2 --memory=-4GiB", "--memory=-4GiB should be above 0"),
+        ("memory sync --steps 2 --memory 24GiB --ranks 0", "ranks=0 should be at least 1"),
+        ("cluster 8x-h100 --picture x.gif", "x.gif: the name of a picture ends in one of .pdf, .png, .svg"),
+        ("simulate sync --steps 2 --cluster 8x-h100 --seed -1", "greater than or equal to 0"),
+    ],
+)
+def test_options_that_no_machine_can_have(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = told(capsys, *words.split())
+    assert code == 2
+    assert said in " ".join(err.split())

@@ -12,6 +12,7 @@ from sim.cli import app
 from sim.cluster import Cluster, presets
 from sim.cluster_text import described, difference, summary
 from sim.pictures.cluster import draw_cluster
+from sim.transfers.network import Network
 
 
 @pytest.mark.parametrize("name", presets())
@@ -44,3 +45,13 @@ def test_the_command_prints_draws_and_compares(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "compute.memory_bytes_per_s" in done.stdout
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_a_difference_inside_a_list_says_where() -> None:
+    one = Cluster.load("8x-l40s")
+    assert isinstance(one.link, Network)
+    routes = (*one.link.routes[:-1], replace(one.link.routes[-1], weight=1.7))
+    lines = difference(one, replace(one, link=replace(one.link, routes=routes)))
+    assert [line.split() for line in lines[1:]] == [["link.routes[2].weight", "1", "1.7", "1.7"]]
+    told = [line.split() for line in difference(one, Cluster.load("8x-h100"))]
+    assert ["compute.gemm.factor", "54", "values", "54", "values", "54", "differ"] in told

@@ -223,6 +223,16 @@ def test_the_closed_form_of_the_slowest_rank_is_a_lower_bound_and_close() -> Non
         assert max(short) < worst
 
 
+@pytest.mark.parametrize(("name", "mean", "worst"), [("8x-rtx-pro-6000", 0.05, 0.11), ("8x-l40s", 1e-9, 1e-9)])
+def test_the_closed_form_on_shared_hosts_is_as_close_as_the_page_says(name: str, mean: float, worst: float) -> None:
+    fabric, short = Cluster.load(name).fabric, []
+    for seed in range(100):
+        moved = uneven(8, seed, 0.5)
+        short.append(1 - fabric.moving_s(moved).max() / fabric.flowing_s(moved).max())
+    assert np.mean(short) < mean
+    assert max(short) < worst
+
+
 # ------------------------------------------------------------------------------------------------- files
 
 

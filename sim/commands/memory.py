@@ -37,7 +37,8 @@ def memory(
 
     limit_bytes, their_ranks = _memory_of(cluster, limit)
     shape, named = load_model(model, pixels), sources(schedules)
-    workload = meshed(Workload(shape, ranks or their_ranks or 8, images), mesh, no_guidance)
+    ranks = ranks if ranks is not None else their_ranks or 8
+    workload = meshed(Workload(shape, ranks, images), mesh, no_guidance)
     plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
     reserve = Reserve(channels=channels, vae_bytes=decoding_bytes(vae, shape, images))
     found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
@@ -55,7 +56,9 @@ def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | Non
     if limit is not None and cluster is not None:
         raise ValueError("--cluster and --memory both say how much memory a GPU has: give one of them")
     if limit is not None:
-        return quantity("memory_bytes", limit), None
+        if not (limit_bytes := quantity("memory_bytes", limit)) > 0:
+            raise ValueError(f"--memory={limit} should be above 0")
+        return limit_bytes, None
     machine = Cluster.load(str(cluster))
     if not isinstance(machine.compute, Gpu):
         raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")

@@ -56,13 +56,15 @@ def simulate(
     routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
     imbalance: Imbalance = None,
     keep: Keep = None,
-    routing_seed: Annotated[int | None, typer.Option(help="Of modelled routing; 0.")] = None,
+    routing_seed: Annotated[int | None, typer.Option(min=0, help="Of modelled routing; 0.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
     grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
     mesh: MeshText = None,
     placement: PlacementText = None,
     no_guidance: NoGuidance = False,
-    seed: Annotated[int | None, typer.Option(help="Draw jitter; without it every op takes its median time.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draw jitter; without it every op takes its median time.")
+    ] = None,
     kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also images a second, and times of steps and layers.")
@@ -114,8 +116,11 @@ def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
     from sim.show import comparison_table, kinds_table
 
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
-    for note in dict.fromkeys(t.about["extrapolated"] for t in traces if "extrapolated" in t.about):
-        print(f"extrapolated: {note}", file=sys.stderr)
+    notes = [trace.about.get("extrapolated", "") for trace in traces]
+    for note in filter(None, dict.fromkeys(notes)):
+        whose = [name for name, mine in zip(names, notes, strict=True) if mine == note]
+        only = f" ({', '.join(whose)})" if len(whose) < len(traces) else ""
+        print(f"extrapolated{only}: {note}", file=sys.stderr)
 
 
 def _tell_memory(plans: list[Schedule], workloads: list[Workload], machine: Cluster, names: list[str]) -> None:

@@ -21,9 +21,12 @@ _NODE_RANKS = 16  # ranks that are drawn at most: of a larger machine, the first
 
 
 def draw_cluster(cluster: Cluster, path: Path | str) -> None:
-    """Writes the picture of `cluster`; the kind of file is that of its name."""
+    """Writes the picture of `cluster`; the kind of file is that of its name.  Raises ValueError if that names none."""
     from matplotlib.figure import Figure
 
+    from sim.pictures.style import picture_format
+
+    kind = picture_format(path)
     ranks = min(cluster.ranks, _NODE_RANKS)
     rows = _rows(cluster)
     figure = Figure(figsize=(max(6.0, 1.1 * ranks), 1.2 * len(rows) + 1.8), layout="constrained")
@@ -37,7 +40,7 @@ def draw_cluster(cluster: Cluster, path: Path | str) -> None:
     axes.set_axis_off()
     axes.text(0, -0.02, _ways(cluster), transform=axes.transAxes, va="top", fontsize=8, family="monospace")
     with whole_file(path) as part:
-        figure.savefig(part, format=Path(path).suffix.removeprefix(".") or None, dpi=120)
+        figure.savefig(part, format=kind, dpi=120)
 
 
 def _rows(cluster: Cluster) -> list[tuple[str, Resource]]:

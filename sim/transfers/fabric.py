@@ -120,8 +120,8 @@ class Fabric:
         factor times (start_s plus, on each rank, the time of the fullest resource on its ways) (after Hockney 1994);
         `exact`: plus the time of its slowest max-min fair flow.  Even traffic: the same.  Uneven (pairs with a standard
         deviation of 0.5 in log bytes, 8 ranks): for the slowest rank the closed form is short by 0.5 % on average and
-        10 % at worst on a switch, 3 % and 12 % on shared hosts; ranks with less to move end 12 % too late on average,
-        at worst after twice the time.
+        10 % at worst on a switch, 4 % and 10 % on shared hosts; ranks with less to move end 4 to 9 % too late on
+        average, at worst after twice the time.
         Raises ValueError for what is no byte matrix of these ranks."""
         if moved_bytes.shape != self.weight.shape or (moved_bytes < 0).any():
             raise ValueError(f"bytes [src, dst] of {self.ranks} ranks should not be negative, not\n{moved_bytes}")

@@ -130,7 +130,7 @@ def network_problems(network: Mapping[str, Any], ranks: Any = None) -> list[str]
     if bool(network.get("ramp_s")) != bool(network.get("ramp_bytes")):
         problems.append("ramp_s and ramp_bytes have an effect together only")
     withins = [route.get("within") for route in routes]
-    if not problems and withins and all(_whole(n) for n in (ranks, *withins)):
+    if withins and all(_whole(n) for n in (ranks, *withins)):
         problems += filter(None, [misfit(withins, network.get("all_to_all", "direct"), ranks)])
     return problems
 
@@ -153,6 +153,9 @@ def _way_problems(resources: Mapping[str, Any], routes: Sequence[Mapping[str, An
     problems = [] if routes else ["routes: there are none, so no rank reaches another"]
     used: set[str] = set()
     for i, route in enumerate(routes):
+        if isinstance(route.get("via"), str):  # which is no list: its type is looked at with all others
+            used.add(route["via"])
+            continue
         via = [name for name in route.get("via", ()) if isinstance(name, str)]
         used.update(via)
         known = ", ".join(resources) or "none"
