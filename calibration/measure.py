@@ -32,7 +32,7 @@ SPREAD = 0.5  # of the logarithm of rows between two ranks, in uneven transfers
 
 def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
     """The samples of one calibration job, outliers marked.  Raises RanksFailed if a rank failed."""
-    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), _hosts(plan.backend, plan.ranks))
+    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), _hosts(plan.backend))
     done = {"compute": bench.compute, "transfers": bench.transfers, "queue": bench.queue, "together": bench.together}
     clock_hz, temperature_c = gpu_state()
     return mark(
@@ -41,9 +41,9 @@ def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
     )
 
 
-def _hosts(backend: str, ranks: int) -> int:
-    """Hosts between which cards are shared; as many as ranks where every pair has a link of its own."""
-    return int(getattr(load_backend(backend), "hosts", ranks))
+def _hosts(backend: str) -> int:
+    """Hosts, each with a card that its ranks share; 0 where every pair of ranks has a link of its own."""
+    return int(getattr(load_backend(backend), "hosts", 0))
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class _Bench:
             spans = [*enumerate(zip(load, ready_s, ended_s, strict=True))][queued:]
             for number, ((form, rows), start_s, end_s) in spans:
                 if window is None or (window[0] <= start_s and end_s <= window[1]):
-                    size, across = (float(n * row_bytes) for n in _fullest(np.array(rows), rank, self.hosts))
+                    size, across = (float(n * row_bytes) for n in fullest(np.array(rows), rank, self.hosts))
                     yield Sample(
                         "transfer", form, size, float(end_s - start_s), rank, float(window is not None), rate, queued,
                         across_bytes=across, uneven=len({*np.ravel(rows)}) > 1,
@@ -141,18 +141,18 @@ class _Bench:
                     )  # fmt: skip
 
 
-def _fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
-    """Rows of the fullest link to or from `rank`; and of the fullest card of any host, out or in."""
+def fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
+    """Rows of the fullest link to or from `rank`; and of the fullest card of any host, out or in (0: no hosts)."""
     ranks = len(rows)
     away = rows * ~np.eye(ranks, dtype=bool)
-    fullest = int(max(away[:, rank].max(), away[rank].max()))
-    if hosts == ranks:
-        return fullest, 0
+    most = int(max(away[:, rank].max(), away[rank].max()))
+    if not hosts:
+        return most, 0
     host = np.arange(ranks) * hosts // ranks
     across = np.array(
         [[away[np.ix_(host == a, host == b)].sum() * (a != b) for b in range(hosts)] for a in range(hosts)]
     )
-    return fullest, int(max(across.sum(axis=0).max(), across.sum(axis=1).max()))
+    return most, int(max(across.sum(axis=0).max(), across.sum(axis=1).max()))
 
 
 def _busy(spans: Spans) -> float:

@@ -21,6 +21,7 @@ from calibration.compare import compare
 from calibration.demo import demo
 from calibration.echo import EchoTransport
 from calibration.fit import NO_SLOPE, fit
+from calibration.measure import fullest
 from calibration.plan import Plan
 from calibration.samples import Sample
 from realrun.rank import RankContext
@@ -248,3 +249,9 @@ def test_an_unwritable_folder_is_refused_before_any_work(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     outcome = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "file" / "below")])
     assert isinstance(outcome.exception, OSError)
+
+
+@pytest.mark.parametrize(("hosts", "across"), [(0, 0), (2, 7), (4, 6)])
+def test_the_fullest_card_is_that_of_a_host_also_where_each_rank_has_one(hosts: int, across: int) -> None:
+    rows = np.array([[9, 1, 2, 3], [0, 9, 1, 1], [0, 1, 9, 1], [2, 1, 0, 9]])
+    assert fullest(rows, 0, hosts) == (3, across)
