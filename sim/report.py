@@ -12,6 +12,8 @@ makespan, and axes are those of the lists:
     busy_share {stream: [rank]}
     kinds {kind: {"s", "share"}}     of the mean rank
     sent_bytes {kind: [rank]}        over links, by kind of collective; null where the workload is not known
+    memory_bytes {what: bytes}       of a GPU at the moment when the fullest rank needs most (sim/memory.py); null of a
+                                     trace that was measured, or where the workload is not known
     staleness {"oldest_steps" [step][layer][slot], "mean_steps" [step], "attention_steps" [step][layer] or null}
     start_up_s, decode_s             what was said of them; null: left out of what follows
     images_per_s, images_per_gpu_hour, time_to_first_image_s
@@ -30,6 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.critical import critical_path, gains_s
+from sim.gpu import DTYPES
+from sim.memory import memory
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -99,6 +103,8 @@ def report(trace: Trace, workload: Workload | None = None, around: Around = Arou
     made, schedule, whole_s = throughput(trace, around), trace.schedule, trace.makespan_s
     sent = None if workload is None else sent_bytes(schedule, workload)
     streams = schedule.streams
+    simulated = workload is not None and trace.origin == "simulated"
+    held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"]) if workload and simulated else None
     return {
         "origin": trace.origin,
         "schedule": schedule.header,
@@ -115,6 +121,7 @@ def report(trace: Trace, workload: Workload | None = None, around: Around = Arou
         "busy_share": {stream: (trace.busy_s(stream) / whole_s).tolist() for stream in streams},
         "kinds": {kind: {"s": s, "share": share} for kind, s, share in trace.table() if len(kind) == 1},
         "sent_bytes": sent and {kind: each.tolist() for kind, each in sent.items()},
+        "memory_bytes": held and {**held.bytes_of, "peak": held.peak_bytes},
         "staleness": _staleness(trace),
         "start_up_s": around.start_up_s,
         "decode_s": around.decode_s,

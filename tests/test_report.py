@@ -11,8 +11,10 @@ from cases import anything, cluster, model, named, skewed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.cluster import Cluster
 from sim.engine import simulate
 from sim.load import load_schedule
+from sim.memory import memory
 from sim.report import Around, report, sent_bytes, throughput
 from sim.routing import Routing
 from sim.schedule import Schedule
@@ -88,6 +90,17 @@ def test_what_is_left_out_is_said() -> None:
     assert "without" not in line
     made = report(trace)
     assert (made["sent_bytes"], made["start_up_s"], made["decode_s"]) == (None, None, None)
+    assert made["memory_bytes"] is None
+
+
+def test_memory_of_the_fullest_rank_is_told_of_what_was_simulated() -> None:
+    schedule = load_schedule("displaced", 3, 28)
+    workload = Workload(MODELS["XL"], ranks=8, images=4)
+    trace, needed = simulate(schedule, workload, Cluster.load("8x-h100")), memory(schedule, workload)
+    made = report(trace, workload)["memory_bytes"]
+    assert made.pop("peak") == needed.peak_bytes == pytest.approx(sum(made.values()))
+    assert made == needed.bytes_of
+    assert report(replace(trace, origin="measured"), workload)["memory_bytes"] is None
 
 
 def test_equal_steps_and_layers_share_a_row() -> None:
