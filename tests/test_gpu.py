@@ -48,8 +48,8 @@ def test_a_dtype_that_a_gpu_lacks_is_answered_with_those_it_has() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"peak": {"fp4_flops_per_s": 1e15}}, "peak.fp4_flops_per_s: unknown; known here: fp32_flops_per_s, tf32"),
-        ({"peak": {}}, "peak is empty; it should have at least one of fp32_flops_per_s"),
+        ({"peak": {"fp4_flops_per_s": 1e15}}, "peak.fp4_flops_per_s: unknown, not one of fp32_flops_per_s, tf32"),
+        ({"peak": {}}, "peak is empty, and should have at least one of fp32_flops_per_s"),
         ({"memory_bytes": 0.0}, "memory_bytes=0 should be above 0"),
         ({"multiprocessors": -1}, "multiprocessors=-1 should be above 0"),
         ({"attention_share": float("nan")}, "attention_share=nan should be above 0"),
@@ -59,7 +59,7 @@ def test_a_dtype_that_a_gpu_lacks_is_answered_with_those_it_has() -> None:
             r"measured.bf16: \[16, 16, 0, 1.0\] should be m, n, k and seconds",
         ),
         ({"measured": {"bf16": ((16, 16, 16, 1.0),) * 2}}, "measured.bf16: a shape stands there twice"),
-        ({"measured": {"fp4": ()}}, "measured: no peak for 'fp4'; there is one for fp32_flops_per_s"),
+        ({"measured": {"fp4": ()}}, "measured: no peak for 'fp4', only fp32_flops_per_s"),
     ],
 )
 def test_an_impossible_gpu_is_refused(gpu: Gpu, changes: dict[str, Any], why: str) -> None:
