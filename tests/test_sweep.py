@@ -76,6 +76,7 @@ filters: [imagess > 3, images <]
         "cluster: no cluster is called 8x-h1000", "model: unknown model 'XX'", "schedule: unknown schedule 'nope'",
     ):  # fmt: skip
         assert sum(line.startswith(start) for line in lines) == 1, start
+    assert sum(line.startswith("axes.schedule.stride") for line in lines) == 1, "what is empty has no values to look at"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def _axes(file: _File, problems: list[str]) -> Iterator[Axis]:
             values = tuple(_si(f"{place}[{i}]", key, value, problems) for i, value in enumerate(said))
             if not values:
                 problems.append(f"{place}: is empty")
+                continue
             if twice := [repr(value) for i, value in enumerate(values) if value in values[:i]]:
                 problems.append(f"{place}: {twice[0]} stands there twice")
             yield Axis(key, values)
