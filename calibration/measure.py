@@ -16,7 +16,7 @@ import numpy.typing as npt
 from calibration.on_ranks import Rows, Spans, Transfers, compute_on_rank, replay_on_rank, transfer_on_rank
 from calibration.plan import Job, Plan
 from calibration.samples import Sample, gpu_state, mark
-from realrun.backend import Pool, load_backend
+from realrun.backend import Pool
 from realrun.execute import RankRun
 from realrun.run import Settings, routing_of
 from sim.cost import op_flops
@@ -32,18 +32,13 @@ SPREAD = 0.5  # of the logarithm of rows between two ranks, in uneven transfers
 
 def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
     """The samples of one calibration job, outliers marked.  Raises RanksFailed if a rank failed."""
-    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), _hosts(plan.backend))
+    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), plan.hosts)
     done = {"compute": bench.compute, "transfers": bench.transfers, "queue": bench.queue, "together": bench.together}
     clock_hz, temperature_c = gpu_state()
     return mark(
         replace(sample, round=job.round, clock_hz=clock_hz, temperature_c=temperature_c)
         for sample in done[job.kind](job)
     )
-
-
-def _hosts(backend: str) -> int:
-    """Hosts, each with a card that its ranks share; 0 where every pair of ranks has a link of its own."""
-    return int(getattr(load_backend(backend), "hosts", 0))
 
 
 @dataclass(frozen=True)

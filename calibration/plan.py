@@ -137,6 +137,11 @@ class Plan:
         return Workload(load_model(self.model), self.ranks, self.images, self.wire)
 
     @property
+    def hosts(self) -> int:
+        """Hosts, each with a card that its ranks share; 0 where every pair of ranks has a link of its own."""
+        return int(getattr(load_backend(self.backend), "hosts", 0))
+
+    @property
     def settings(self) -> Settings:
         """How to run, on links that are as they are."""
         return Settings(self.seed, self.dtype, timed_row_s=self.timed_row_s)

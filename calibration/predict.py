@@ -21,7 +21,6 @@ from calibration.fit_links import features, seconds, transfers
 from calibration.lines import Array
 from calibration.plan import Job, Plan
 from calibration.samples import Sample
-from realrun.backend import load_backend
 from sim.cluster import Cluster, Link, Rate
 from sim.engine import simulate
 from sim.schedule import Schedule
@@ -90,8 +89,7 @@ def _fits(
 
 def fit_of(samples: Sequence[Sample], plan: Plan, rate: float, machine: Mapping[str, str]) -> Fit:
     """The fit of a plan's cluster to samples, with links of one rate."""
-    backend = load_backend(plan.backend)
-    host_ranks = plan.ranks // int(getattr(backend, "hosts", plan.ranks)) if backend.link == "host" else 0
+    host_ranks = plan.ranks // plan.hosts if plan.hosts else 0
     return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks)
 
 

@@ -103,8 +103,9 @@ def report(trace: Trace, workload: Workload | None = None, around: Around = Arou
     made, schedule, whole_s = throughput(trace, around), trace.schedule, trace.makespan_s
     sent = None if workload is None else sent_bytes(schedule, workload)
     streams = schedule.streams
-    simulated = workload is not None and trace.origin == "simulated"
-    held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"]) if workload and simulated else None
+    held = None
+    if workload is not None and trace.origin == "simulated":
+        held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"])
     return {
         "origin": trace.origin,
         "schedule": schedule.header,
