@@ -13,6 +13,8 @@ COLUMNS = {
     "images": np.array([4, 8, 16]),
     "schedule": np.array(["sync", "dice", "sync"], object),
     "cluster.link.latency_s": np.array([1e-6, np.nan, 3e-6]),
+    "error": np.array(["no", None, None], object),
+    "memory_fits": np.array([True, None, False], object),
 }
 
 
@@ -29,6 +31,11 @@ COLUMNS = {
         ("least(images, 8) == 8", [False, True, True]),
         ("-images + 4 == 0", [True, False, False]),
         ("schedule in ()", [False, False, False]),
+        ("error == null", [False, True, True]),
+        ("error != null or cluster.link.latency_s == null", [True, True, False]),
+        ("memory_fits", [True, False, False]),
+        ("not memory_fits and images > 8", [False, False, True]),
+        ("memory_fits == null", [False, True, False]),
     ],
 )
 def test_a_condition_says_which_rows(text: str, rows: list[bool]) -> None:
@@ -42,6 +49,12 @@ def test_a_condition_says_which_rows(text: str, rows: list[bool]) -> None:
         ("", "cannot be read"),
         ("foo > 1", "there is no foo; there are images, schedule"),
         ("images", "should be a condition"),
+        ("error", "should be a condition"),
+        ("null", "null can be compared"),
+        ("images < null", "null can be compared"),
+        ("null == images", "null can be compared"),
+        ("images / 0 > 1", "'images / 0' divides by 0"),
+        ("images % (2 - 2) == 0", "divides by 0"),
         ("images and images > 3", "'images' should be a condition"),
         ("images in 3", "compare by < <= > >= == !=, or write"),
         ("schedule < 3", "does with texts what only numbers can"),

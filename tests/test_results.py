@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cli import main
-from sim.sweeps.results import chosen, export, front, pareto, read_results
+from sim.sweeps.results import chosen, comparison_lines, export, front, pareto, read_results
+from sim.sweeps.store import Store
 from sim.trace import Trace
 
 SWEEP = """
@@ -134,11 +137,45 @@ def test_two_sweeps_are_compared_point_by_point(folder: Path, run: Callable[...,
         table[table["schedule"] != "displaced"].to_parquet(part, index=False)
     code, out, _ = run(changed, "--against", folder)
     assert code == 0
-    assert out.startswith("9 points in both, 0 only here, 3 only there")
+    assert [line.split(" ")[0] for line in out.splitlines()[:2]] == [f"{changed}:", f"{folder}:"]
+    assert "9 points in both, 0 only here, 3 only there" in out
     assert out.count("+25.000%") == 4  # the most in the table, and three points
     code, out, _ = run(folder, "--against", folder)
     assert "+0.000%" in out
     assert "change" not in out
+
+
+def test_sweeps_without_a_common_point_are_told_why(folder: Path) -> None:
+    table = read_results(folder)
+    other = table.assign(key=table["key"] + "x", cluster="8x-a100")
+    assert comparison_lines(table, other) == [
+        "0 points in both, 12 only here, 12 only there", "cluster differs in all: cpu-2-ranks here, 8x-a100 there"
+    ]  # fmt: skip
+
+
+def test_a_front_says_which_rows_it_cannot_rank(folder: Path, run: Callable[..., Any]) -> None:
+    code, out, err = run(folder, "--pareto", "makespan_s,exposed_s")
+    assert (code, out) == (0, "no row is left\n")
+    assert err == "12 rows are left out, which have no exposed_s (engine lockstep)\n"
+
+
+def test_a_damaged_part_is_named(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    broken = sorted(tmp_path.glob("*.parquet"))[1]
+    broken.write_bytes(b"")
+    code, _, err = run(tmp_path)
+    assert code == 2
+    assert f"{broken} is damaged; the sweep's command runs its points again" in err
+
+
+def test_parts_say_what_made_them(folder: Path) -> None:
+    manifest = Store(folder).manifest()
+    for part in folder.glob("*.parquet"):
+        made = json.loads(pq.read_schema(part).metadata[b"dice-sim"])
+        assert (made["digest"], made["version"]) == (manifest["digest"], manifest["version"])
+        assert made["date"] == manifest["runs"][0]["date"]
+        assert {"host", "system", "python", "numpy", "simpy", "command"} <= {*made}
 
 
 def test_a_point_runs_again_with_a_trace(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:

@@ -87,11 +87,11 @@ filters: [imagess > 3, images <]
         (("[1, 2]", "[1, 2]\n  images: [3]"), "duplicate key"),
         (("[1, 2]", "{low: 1, high: 4}"), "a grid needs a count"),
         (("[0.5, 1, 2]", "[0.5, -1]"), r"\[1\]: -1 should be a factor above 0"),
-        (("bytes_per_s: [0.5", "bytes: [0.5"), "none of 6 points can be run: .*there is no bytes"),
+        (("bytes_per_s: [0.5", "bytes: [0.5"), r"axes\.times\.cluster\.link\.bytes: times\..*: there is no bytes"),
         (("[1, 2]", "[1, 1048577]"), r"images\[1\]: 1048577: input should be less"),
         (("[sync,", "[mine.txt,"), "unknown schedule 'mine.txt'"),
         (("steps: 3", "steps: 3, seed: 1, dtype: bf16"), "dtype=bf16 has no effect"),
-        (("steps: 3", "steps: 3, schedule.stride: 2"), "with 'sync', none of 6 points can be run: .*no effect"),
+        (("steps: 3", "steps: 3, schedule.stride: 2"), "with 'sync', no point can be run: .*no effect"),
         (("[sync,", "[sync, 3,"), "all numbers, or all texts"),
         (("[1, 2]", "[1, [2]]"), "should be one value"),
         (("steps: 3", "steps: 3, wire: off"), "wire: False"),
@@ -103,6 +103,57 @@ filters: [imagess > 3, images <]
 def test_a_file_with_a_fault_is_refused_before_anything_runs(make: Make, change: tuple[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(SMALL.replace(*change))
+
+
+def faults(make: Make, text: str) -> list[str]:
+    """What is said of a file, without its name."""
+    with pytest.raises(ValueError, match=r"s\.yaml") as caught:
+        make(text)
+    return [line.split(": ", 1)[1] for line in str(caught.value).splitlines()]
+
+
+def test_no_section_hides_the_faults_of_another(make: Make) -> None:
+    text = """
+base: {model: tiny, steps: 3, cluster: cpu-2-ranks, model.nope: 3, schedule.nothing: 1}
+axes: {schedule: [sync, dice], pixels: [255, 256], images: {low: 1, high: 4}, foo: [1]}
+plan: {kind: sobl, points: -4}
+filters: ["images", "images > 'a'", "images / 0 > 1", "nobody == 1"]
+"""
+    lines = faults(make, text)
+    for start in (
+        "plan.kind: Input should be 'grid'", "plan.points: Input should be greater", "base.model.nope: models have no",
+        "base.schedule.nothing: schedules have no", "axes.foo: there is no such setting", "axes.pixels: with 255, no",
+        "filters[0]: 'images' should be a condition", "filters[1]: \"images > 'a'\" does with texts",
+        "filters[2]: 'images / 0 > 1': 'images / 0' divides by 0", "filters[3]: 'nobody == 1': there is no setting",
+    ):  # fmt: skip
+        assert sum(line.startswith(start) for line in lines) == 1, (start, lines)
+    assert len(lines) == 10, "and nothing else is accused: not images, which a plan may draw without a count"
+
+
+@pytest.mark.parametrize(
+    ("text", "accused"),
+    [
+        ("base: {model: tiny, steps: 3, cluster: 8x-h100, schedule: sync}\naxes: {ranks: [3, 8, 1000], "
+         "pixels: [255, 256], cluster.host.launch_s: [3 us, -1]}",
+         {"axes.pixels: with 255": "pixels=255", "axes.cluster.host.launch_s: with -1": "host.launch_s=-1",
+          "axes.ranks: with 3": "3 ranks", "axes.ranks: with 1000": "1000"}),
+        ("base: {model: tiny, steps: 3, cluster: 8x-h100}\naxes: {schedule: [sync, dice], mesh: [foo], "
+         "placement: [bar]}", {"axes.mesh": "foo", "axes.placement": "bar"}),
+        ("base: {model: tiny, steps: 3, cluster: 8x-h100, mesh: foo}\naxes: {schedule: [sync, dice]}",
+         {"base.mesh": "foo"}),
+        ("base: {model: tiny, steps: 3, schedule: sync}\naxes: {cluster: [8x-h100, 8x-a100], cluster.name: [3]}",
+         {"axes.cluster.name": "name"}),
+        ("base: {model: tiny, steps: 3, cluster: cpu-2-ranks, schedule.stride: 2}\naxes: {schedule: [sync], "
+         "images: [1, 2]}", {"base.schedule.stride": "stride"}),
+        ("base: {model: tiny, steps: 3, cluster: 8x-h100, keep: 0.5}\naxes: {schedule: [sync], images: [1, 2], "
+         "dtype: [fp8, bf17]}", {"axes.dtype[1]": "bf17", "base.keep": "keep=0.5"}),
+    ],
+)  # fmt: skip
+def test_only_what_is_at_fault_is_accused(make: Make, text: str, accused: dict[str, str]) -> None:
+    lines = faults(make, text)
+    assert len(lines) == len(accused), lines
+    for start, word in accused.items():
+        assert sum(line.startswith((f"{start}:", f"{start},")) and word in line for line in lines) == 1, (start, lines)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "- a", "base: [", "axes: {a: ${nowhere}}", "plan: {kind: grit}"])

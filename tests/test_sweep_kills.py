@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from benchmarks.sweep_kills import compare
+from sim.sweeps.failures import KILLED, failure_lines
 from sim.sweeps.file import read_sweep
 from sim.sweeps.points import Points
-from sim.sweeps.run import run_sweep
+from sim.sweeps.run import again_killed, run_sweep
 from sim.sweeps.store import opened
 from sim.sweeps.workers import Workers
 
@@ -45,11 +46,17 @@ axes: {schedule: ["deadly.py:make", "deadly.py:make deadly=1", sync, displaced]}
     Path("s.yaml").write_text(text)
     points = Points(read_sweep("s.yaml"))
     made = {"digest": "d", "version": "v", "points": len(points), "changes": []}
+    done: list[int] = []
     with opened(tmp_path / "out", text, made, {}) as store:
         run_sweep(points, store, Workers(processes=2))
+        again_killed(store)
+        assert len(store.missing(4)) == 1, "the same command tries it again"
+        run_sweep(points, store, Workers(processes=1), done.append)
+    assert done == [1]
     rows = pd.read_parquet(tmp_path / "out").set_index("schedule")
     assert len(rows) == 4
-    assert "killed its worker, also alone" in rows.loc["deadly.py:make deadly=1", "error"]
+    assert rows.loc["deadly.py:make deadly=1", "error"] == KILLED
+    assert [*failure_lines(rows["error"])] == [f"1 not run: {KILLED}"]
     others = rows.drop("deadly.py:make deadly=1")
     assert others["error"].isna().all()
     assert (others["makespan_s"] > 0).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -177,6 +178,22 @@ def test_one_process_at_a_time_and_leftovers_of_a_killed_one_go(tmp_path: Path) 
     assert len(json.loads((tmp_path / "f" / "_sweep.json").read_text())["runs"]) == 2
 
 
+def test_a_damaged_part_is_taken_away_and_its_points_run_again(make: Make, tmp_path: Path) -> None:
+    points = Points(make(SMALL))
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        run_sweep(points, store, Workers(processes=0))
+        whole, parts = frame(store.folder), store.done()
+    first, second, third = (store.path(*part) for part in parts)
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:-8])
+    third.write_bytes(part_bytes(rows_of(points.chunk(12, 14), points.sweep.sources)))  # fewer rows than points
+    with opened(tmp_path / "f", SMALL, MADE, {}) as store:
+        assert store.damaged == (first, second, third)
+        assert store.missing(18) == [(0, 18)]
+        run_sweep(points, store, Workers(processes=0))
+    pd.testing.assert_frame_equal(frame(tmp_path / "f"), whole)
+
+
 def test_points_that_stand_there_twice_are_an_error(tmp_path: Path) -> None:
     with opened(tmp_path / "f", SMALL, MADE, {}) as store:
         store.write(0, 4, b"")
@@ -241,3 +258,32 @@ def test_who_works_is_said_once_and_has_to_be_there(
     code, _, err = run("sweep", "small.yaml", *words)
     assert code == 2
     assert said in err
+    assert not Path("out/small").exists(), "who could not begin leaves nothing behind"
+
+
+def test_a_sweep_says_which_points_have_no_results(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("small.yaml").write_text(SMALL.replace("images: [1, 2]", "schedule.stride: [2, null]"))
+    code, out, _ = run("sweep", "small.yaml", "--workers", "0")
+    assert code == 0, "that some combinations do not go together is a result"
+    assert "\n3 refused: " in out
+    code, told, _ = run("results", "out/small", "--where", "error != null", "--columns", "schedule")
+    assert len(told.splitlines()) == 1 + 3
+
+    def faulty(*_: Any) -> Any:
+        raise KeyError("seven")
+
+    monkeypatch.setattr("sim.sweeps.run.rows_of", faulty)
+    code, out, _ = run("sweep", "small.yaml", "--workers", "0", "--out", "other")
+    assert code == 1
+    assert "\n18 a fault of the program: fault: KeyError: 'seven'\n" in out
+
+
+def test_a_dry_run_says_about_how_large(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SMALL.replace("[0.5, 1, 2]", "{low: 0.5, high: 2, count: 200}")
+    Path("small.yaml").write_text(text)
+    _, out, _ = run("sweep", "small.yaml", "--dry-run", "--workers", "0")
+    said = re.search(r"about ([0-9.]+) kB of results", out)
+    assert said is not None
+    run("sweep", "small.yaml", "--workers", "0")
+    size = sum(part.stat().st_size for part in Path("out/small").glob("*.parquet"))
+    assert float(said[1]) * 1000 == pytest.approx(size, rel=0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,12 +49,16 @@ def results(
         print(*_again(folder, rerun, save), sep="\n")
         return
     rows = asked.chosen(table, where or [], [], None)
-    rows = rows if pareto is None else asked.pareto(rows, pareto.split(","))
+    if pareto is not None:
+        for line in asked.lacking_lines(rows, pareto.split(",")):
+            print(line, file=sys.stderr)
+        rows = asked.pareto(rows, pareto.split(","))
     rows = asked.chosen(rows, [], sort or [], head)
     if export is not None:
         asked.export(rows, export)
         print(f"{export}: {len(rows)} rows")
     elif against is not None:
+        print(*(f"{where}: version {Store(where).manifest()['version']}" for where in (folder, against)), sep="\n")
         print(*asked.comparison_lines(rows, asked.read_results(against)), sep="\n")
     elif any(asks[name] is not None for name in ("--where", "--sort", "--head", "--columns", "--pareto")):
         print(*asked.rows_table(rows, () if columns is None else columns.split(",")), sep="\n")

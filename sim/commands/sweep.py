@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ def sweep(
     """Evaluate every point of a sweep on all cores; stopped at any moment, the same command goes on."""
     from sim.sweeps.file import read_sweep
     from sim.sweeps.points import Points
+    from sim.sweeps.provenance import version
     from sim.sweeps.workers import Workers
 
     hands = Workers(workers, scheduler, slurm)
@@ -56,20 +56,37 @@ def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[st
     from rich import progress as bars
     from rich.console import Console
 
-    from sim.sweeps.run import run_sweep
+    from sim.sweeps.provenance import here
+    from sim.sweeps.run import again_killed, run_sweep
     from sim.sweeps.store import opened
 
-    run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **libraries()}
+    run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **here()}
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
                bars.TimeElapsedColumn(), bars.TimeRemainingColumn())  # fmt: skip
     began = time.perf_counter()
     with opened(folder, file.read_text(), made, run) as store:
+        for part in store.damaged:
+            print(f"{part} is damaged: its points are run again", file=sys.stderr)
+        again_killed(store)
         earlier = sum(last - first for first, last in store.done())
         with bars.Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(file.stem, total=len(points), completed=earlier)
             run_sweep(points, store, hands, lambda done: progress.advance(task, done))
     seconds, fresh = time.perf_counter() - began, len(points) - earlier
     print(f"{folder}: {len(points)} points, {fresh} of them now, in {seconds:.1f} s; python -m sim results {folder}")
+    _tell_failures(folder)
+
+
+def _tell_failures(folder: Path) -> None:
+    """Says which points have no results.  Exits with 1 if some should have: a refusal is a result."""
+    from sim.sweeps.failures import REFUSED, failure_lines, kind_of
+    from sim.sweeps.results import read_results
+
+    errors = read_results(folder, ["error"])["error"]
+    for line in failure_lines(errors):
+        print(line)
+    if any(kind_of(error) != REFUSED for error in errors.dropna().unique()):
+        raise typer.Exit(1)
 
 
 def _told(points: Points, hands: Workers) -> list[str]:
@@ -86,37 +103,3 @@ def _told(points: Points, hands: Workers) -> list[str]:
         f"about {trial.size_text} of results",
         *(f"refused, of those tried: {error}" for error in trial.errors),
     ]
-
-
-def version() -> str:
-    """The package's version and, where it is run from a repository, its commit."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as of
-
-    try:
-        name = of("dice-sim")
-    except PackageNotFoundError:
-        name = "source"
-    commit = _commit()
-    return f"{name}+{commit}" if commit else name
-
-
-def _commit() -> str:
-    """Of the repository that this is run from; "" if it is installed, or there is no git."""
-    home = Path(__file__).resolve().parents[2]
-    words = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    try:
-        said = subprocess.run(words, cwd=home, capture_output=True, text=True, check=False).stdout.split("\n")
-    except OSError:
-        return ""
-    return said[1][:12] if len(said) > 1 and Path(said[0]).resolve() == home else ""
-
-
-def libraries() -> dict[str, Any]:
-    """Versions of what computes."""
-    import numpy
-    import pyarrow
-    import simpy
-
-    return {"python": sys.version.split()[0], "numpy": numpy.__version__, "simpy": simpy.__version__,
-            "pyarrow": pyarrow.__version__}  # fmt: skip

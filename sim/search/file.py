@@ -40,7 +40,7 @@ from sim.search.layers import MORE_MODES
 from sim.search.layerwise import Mode
 from sim.sweeps.file import read_tables, sweep_of
 from sim.sweeps.formula import Formula
-from sim.sweeps.point import Sources, build, read_sources
+from sim.sweeps.point import build, read_sources
 from sim.sweeps.rows import RESULTS
 from sim.sweeps.settings import DEFAULTS, settings_problems
 from sim.sweeps.sweep import Sweep
@@ -192,7 +192,7 @@ def _check_goals(file: _Settings, sweep: Sweep, vulnerability: Vulnerability | N
 def _run(base: dict[str, Any]) -> Run:
     problems = settings_problems(base)
     named = {key: [base[key]] if key in base else [] for key in ("cluster", "model", "schedule", "routing")}
-    sources: Sources = read_sources(named, problems)
-    if problems:
+    sources, faults = read_sources(named)
+    if problems := [*problems, *faults.values()]:
         raise ValueError("\n".join(f"base.{problem}" for problem in problems))
     return Run(*build(base, sources))

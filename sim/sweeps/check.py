@@ -1,30 +1,28 @@
-"""What is wrong with a sweep, a line each: with its settings, its plan, its filters, and with values of its axes with
-which no point can be run.
+"""What is wrong with a sweep, a line each: with its settings, its plan, its filters, and with values with which no
+point can be run (sim/sweeps/blame.py).
 
 It knows what can be seen before anything runs; what only a run can tell becomes a row's error (sim/sweeps/rows.py)."""
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sim.cost import check_compute
-from sim.gpu import Gpu
+from sim.sweeps.blame import blame
 from sim.sweeps.formula import Formula
-from sim.sweeps.point import Sources, build
-from sim.sweeps.settings import HOUSES, Plain, settings_problems, value_problem
+from sim.sweeps.point import Sources
+from sim.sweeps.points import as_cells
+from sim.sweeps.settings import DEFAULTS, HOUSES, Plain, settings_problems, value_problem
 from sim.sweeps.sweep import Axis, Plan
 
 GRIDS_UP_TO = 10**8  # points before filters
-_TRIES = 64
+Settings = Mapping[str, Any]
 
 
-def setting_problems(base: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[str]:
-    """Settings that are unknown, wrong by themselves, said twice, or missing."""
-    keys = [axis.key for axis in axes]
-    yield from (f"axes.{key}: is in base, too" for key in keys if key in base)
+def setting_problems(base: Settings, axes: Sequence[Axis], said: Collection[str]) -> Iterator[str]:
+    """Settings that are unknown, wrong by themselves, said twice, or missing.  said: all axes, readable or not."""
+    yield from (f"axes.{key}: is in base, too" for key in said if key in base)
     given = {key: value for key, value in base.items() if value is not None}
     yield from (f"base.{problem}" for problem in settings_problems({"schedule": "-", "cluster": "-", **given}))
     for axis in axes:
@@ -38,78 +36,52 @@ def setting_problems(base: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[
         if any(isinstance(v, str) for v in axis.values) and any(isinstance(v, int | float) for v in axis.values):
             yield f"axes.{axis.key}: should be all numbers, or all texts: {', '.join(map(str, axis.values))}"
     for key in ("schedule", "cluster"):
-        if key not in base and key not in keys:
+        if key not in base and key not in said:
             yield f"{key}: missing; it has to be in base or axes"
 
 
 def plan_problems(plan: Plan, axes: Sequence[Axis]) -> Iterator[str]:
     """What is missing, or has no effect, of how points are drawn."""
-    if not axes:
-        yield "axes: there are none; one point is `python -m sim simulate`"
     if plan.kind == "grid":
         for key in ("points", "seed"):
             if getattr(plan, key) is not None:
                 yield f"plan.{key}={getattr(plan, key)} has no effect on a grid"
-        size = 1
-        for axis in axes:
-            size *= max(1, len(axis.values))
-        if size > GRIDS_UP_TO:
+        if (size := math.prod(max(1, len(axis.values)) for axis in axes)) > GRIDS_UP_TO:
             yield f"axes: a grid of {size:.3g} points; {GRIDS_UP_TO:.0e} at most: draw some, as plan: {{kind: sobol}}"
     elif plan.points is None:
         yield f"plan.points: missing; how many should {plan.kind} draw?"
 
 
-def filter_problems(filters: Sequence[str], known: set[str]) -> Iterator[str]:
-    """Filters that cannot be read, or ask for what no point has."""
+def filter_problems(
+    filters: Sequence[str], base: Settings, axes: Sequence[Axis], said: Collection[str]
+) -> Iterator[str]:
+    """Filters that cannot be read, ask for what no point has, or are no conditions on what points have."""
+    values = {**dict.fromkeys(said), **DEFAULTS, **base, **{axis.key: axis.ends[0] for axis in axes}}
+    columns = {key: as_cells([value]) for key, value in values.items() if not isinstance(value, list | dict)}
     for i, text in enumerate(filters):
         try:
-            unknown = [name for name in Formula(text).names if name not in known]
+            formula = Formula(text)
+            if unknown := [name for name in formula.names if name not in columns]:
+                yield f"filters[{i}]: {text!r}: there is no setting {', '.join(unknown)}"
+            else:
+                formula.mask(columns)
         except ValueError as error:
             yield f"filters[{i}]: {error}"
-            continue
-        if unknown:
-            yield f"filters[{i}]: {text!r}: there is no setting {', '.join(unknown)}"
 
 
-def refused(base: Mapping[str, Any], axes: Sequence[Axis], sources: Sources) -> Iterator[str]:
-    """Values with which no point can be run, as far as can be seen without running any."""
-    for axis in axes:
-        others = [each for each in axes if each is not axis]
-        for value in axis.ends:
-            first, tried = "", 0
-            for combination in _combinations([each.ends for each in others]):
-                point = {**base, axis.key: value, **dict(zip((each.key for each in others), combination, strict=True))}
-                problem, tried = point_problem(point, sources), tried + 1
-                if not problem:
-                    break
-                first = first or problem
-            else:
-                yield f"axes.{axis.key}: with {value!r}, none of {tried} points can be run: {first}"
+def refused(
+    base: Settings, axes: Sequence[Axis], sources: Sources, unread: Collection[tuple[str, Any]]
+) -> Iterator[str]:
+    """Values with which no point can be run, as far as can be seen without running any.
 
+    What is wrong by itself (`value_problem`, or in `unread`) is left away before: it has been told."""
 
-def _combinations(values: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """All combinations, or the first and some at random where there are many."""
-    size = 1
-    for each in values:
-        size *= len(each)
-    if size <= _TRIES:
-        yield from itertools.product(*values)
-        return
-    draw = random.Random(0)
-    yield tuple(each[0] for each in values)
-    yield from (tuple(draw.choice(each) for each in values) for _ in range(_TRIES - 1))
+    def stands(key: str, value: Any) -> bool:
+        return value is None or (not value_problem(key, value) and (key, value) not in unread)
 
-
-def point_problem(point: Mapping[str, Any], sources: Sources) -> str:
-    """Why a point cannot be run, as far as can be seen without running it; "" if nothing is found."""
-    try:
-        schedule, workload, cluster = build(point, sources)
-        workload.fits(schedule)
-        check_compute(workload, cluster)
-        if workload.dtype is not None and isinstance(cluster.compute, Gpu):
-            cluster.compute.flops_per_s(workload.dtype)
-    except (ValueError, OSError) as error:
-        return str(error)
-    if point.get("seed") is not None and not any(cluster.jitter.values()):
-        return f"seed={point['seed']} has no effect: cluster {cluster.name} has no jitter"
-    return ""
+    keys = {axis.key for axis in axes}
+    fit = {key: value for key, value in base.items() if key not in keys and stands(key, value)}
+    choices = {axis.key: [value for value in axis.ends if stands(axis.key, value)] for axis in axes}
+    found = blame(fit, {key: values for key, values in choices.items() if values}, sources)
+    for key, told in found:
+        yield f"{'base' if key in fit else 'axes'}.{key}: {told}".removeprefix("axes.: ")

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sim.sweeps.check import filter_problems, plan_problems, refused, setting_problems
 from sim.sweeps.point import read_sources
-from sim.sweeps.settings import DEFAULTS, in_si, setting_kind, value_problem
+from sim.sweeps.settings import in_si, setting_kind, value_problem
 from sim.sweeps.sweep import NAMING, Axis, Plan, Sweep
 from sim.tables import readable
 
@@ -58,25 +58,34 @@ def sweep_of(tables: Any, path: Path | str) -> Sweep:
 
     Raises ValueError with a line for everything that is wrong."""
     problems = list[str]()
-    try:
-        file = _File.model_validate(tables)
-    except ValidationError as error:
-        lines = [f"{path}: {line.replace('Extra inputs are not permitted', 'unknown key')}"
-                 for line in readable(error.errors())]  # fmt: skip
-        raise ValueError("\n".join(lines)) from None
-    axes = [*_axes(file, problems)]
+    file, planned = _sections(tables, problems)
+    axes = [*_axes(file, planned, problems)]
     base = {key: _si(f"base.{key}", key, value, problems) for key, value in file.base.items()}
-    problems += setting_problems(base, axes)
-    problems += plan_problems(file.plan, axes)
-    problems += filter_problems(file.filters, {*DEFAULTS, *base, *file.axes})
+    problems += setting_problems(base, axes, file.axes)
+    problems += plan_problems(file.plan, axes) if planned else []
+    problems += filter_problems(file.filters, base, axes, file.axes)
     named = {key: [base[key]] if key in base else [] for key in NAMING}
     named |= {axis.key: [*axis.values] for axis in axes if axis.key in named}
-    sources = read_sources(named, problems)
-    if not problems:
-        problems += refused(base, axes, sources)
+    sources, unread = read_sources(named)
+    problems += [*unread.values(), *refused(base, axes, sources, unread)]
     if problems:
         raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
     return Sweep(base, tuple(axes), file.plan, tuple(file.filters), sources)
+
+
+def _sections(tables: Any, problems: list[str]) -> tuple[_File, bool]:
+    """What can be made out of the file, section by section; and whether the plan could."""
+    faulty = set[Any]()
+    try:
+        file = _File.model_validate(tables)
+    except ValidationError as error:
+        lines = readable(error.errors())
+        problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in lines]
+        faulty = {each["loc"][0] for each in error.errors()}
+        file = _File.model_validate({key: value for key, value in tables.items() if key not in faulty})
+    if not file.axes and "axes" not in faulty:
+        problems.append("axes: there are none; one point is `python -m sim simulate`")
+    return file, "plan" not in faulty
 
 
 def read_tables(path: Path | str, changes: Sequence[str]) -> Any:
@@ -96,7 +105,7 @@ def read_tables(path: Path | str, changes: Sequence[str]) -> Any:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _axes(file: _File, problems: list[str]) -> Iterator[Axis]:
+def _axes(file: _File, planned: bool, problems: list[str]) -> Iterator[Axis]:
     """The axes that can be made out."""
     for key, said in file.axes.items():
         place = f"axes.{key}"
@@ -109,7 +118,7 @@ def _axes(file: _File, problems: list[str]) -> Iterator[Axis]:
                 problems.append(f"{place}: {twice[0]} stands there twice")
             yield Axis(key, values)
         elif isinstance(said, dict):
-            yield from _ranged(place, key, said, file.plan.kind == "grid", problems)
+            yield from _ranged(place, key, said, planned and file.plan.kind == "grid", problems)
         else:
             problems.append(f"{place}: {said!r} should be a list, or a range: {{low: 1, high: 2}}")
 

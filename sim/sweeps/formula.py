@@ -1,8 +1,8 @@
 """Expressions over columns, as filters and objectives are written: `images * ranks <= 64 and schedule != "sync"`.
 
 They look like Python and are not run by it: names, numbers, texts, arithmetic, comparisons, and, or, not, in, and a
-few functions.  A name may have dots ("cluster.link.latency_s").  The file knows columns as arrays; it refuses to know
-what they mean."""
+few functions.  A name may have dots ("cluster.link.latency_s"); `error == null` is true where there is no value.  The
+file knows columns as arrays; it refuses to know what they mean."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow,
 }  # fmt: skip
+_DIVISIONS = (ast.Div, ast.FloorDiv, ast.Mod)
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
@@ -55,15 +56,19 @@ class Formula:
 
     def mask(self, columns: Mapping[str, Array]) -> npt.NDArray[np.bool_]:
         """Of which rows it is true.  Raises ValueError if it is no condition."""
-        found = self(columns)
-        if found.dtype != np.bool_:
+        found = _condition(self(columns))
+        if found is None:
             raise ValueError(f"{self.text!r} should be a condition, as images <= 16")
         return found
 
     def _names(self, node: ast.expr) -> list[str]:
+        if _is_null(node):
+            raise ValueError(f"{self.text!r}: null can be compared, by == or !=, and nothing else")
         if isinstance(node, ast.Name | ast.Attribute):
             return [self._dotted(node)]
         match node:
+            case ast.Compare(left=left, comparators=[right], ops=[ast.Eq() | ast.NotEq()]) if _is_null(right):
+                return self._names(left)
             case ast.Constant(value=bool() | int() | float() | str()):
                 return []
             case ast.BoolOp(values=parts) | ast.Tuple(elts=parts) | ast.List(elts=parts):
@@ -73,6 +78,8 @@ class Formula:
             case ast.BinOp(left=left, right=right, op=op) if type(op) in _ARITHMETIC:
                 if any(isinstance(side, ast.Constant) and isinstance(side.value, str) for side in (left, right)):
                     raise ValueError(f"{self.text!r}: {ast.unparse(node)!r} does arithmetic with a text")
+                if isinstance(op, _DIVISIONS) and not self._names(right) and not np.all(self._value(right, {})):
+                    raise ValueError(f"{self.text!r}: {ast.unparse(node)!r} divides by 0")
                 return self._of([left, right])
             case ast.Compare(left=left, comparators=rest, ops=ops):
                 for compare, side in zip(ops, rest, strict=True):
@@ -106,6 +113,8 @@ class Formula:
                 return float(value) if type(value) is int else value  # so that 9**9**9 ends, and ends soon
             case ast.Name() | ast.Attribute():
                 return columns[self._dotted(node)]
+            case ast.Compare(left=left, comparators=[right], ops=[op]) if _is_null(right):
+                return _missing(of(left)) == isinstance(op, ast.Eq)
             case ast.BoolOp(op=op, values=parts):
                 join = np.logical_and if isinstance(op, ast.And) else np.logical_or
                 return join.reduce(np.broadcast_arrays(*[self._truth(part, columns) for part in parts]))
@@ -133,7 +142,24 @@ class Formula:
         return np.asarray(_COMPARISONS[type(op)](left, self._value(side, columns)), dtype=bool)
 
     def _truth(self, node: ast.expr, columns: Mapping[str, Array]) -> Array:
-        found = np.asarray(self._value(node, columns))
-        if found.dtype != np.bool_:
+        found = _condition(np.asarray(self._value(node, columns)))
+        if found is None:
             raise ValueError(f"{self.text!r}: {ast.unparse(node)!r} should be a condition, as images <= 16")
         return found
+
+
+def _is_null(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "null"
+
+
+def _missing(values: Any) -> npt.NDArray[np.bool_]:
+    """Where there is no value: None, or nan."""
+    cells = np.asarray(values, dtype=object)
+    return np.array([cell is None or cell != cell for cell in cells.flat], dtype=bool).reshape(cells.shape)
+
+
+def _condition(found: Array) -> npt.NDArray[np.bool_] | None:
+    """Truth values, none of which counts as false; None if there are others."""
+    if found.dtype == object and all(cell is None or isinstance(cell, bool | np.bool_) for cell in found.flat):
+        return np.equal(found, True).astype(bool)
+    return found if found.dtype == np.bool_ else None

@@ -50,8 +50,9 @@ class Sources:
 # ------------------------------------------------------------------------------------------------- together
 
 
-def read_sources(values: Mapping[str, list[Any]], problems: list[str]) -> Sources:
-    """What the settings name: setting -> its values.  `problems` gets a line for each that cannot be read."""
+def read_sources(values: Mapping[str, list[Any]]) -> tuple[Sources, dict[tuple[str, str], str]]:
+    """What the settings name (setting -> its values); and (setting, value) -> why that cannot be read."""
+    faults = dict[tuple[str, str], str]()
     readers: dict[str, Callable[[str], Any]] = {
         "cluster": cluster_tables, "model": load_model, "schedule": _text_of, "routing": Routing.load,
         "vulnerability": Vulnerability.load,
@@ -64,9 +65,9 @@ def read_sources(values: Mapping[str, list[Any]], problems: list[str]) -> Source
                 try:
                     held[key][name] = read(name)
                 except (ValueError, OSError) as error:
-                    problems.append(f"{key}: {_said(error, name)}")
+                    faults[key, value] = f"{key}: {_said(error, name)}"
     texts = {name: text for name, text in held["schedule"].items() if text is not None}
-    return Sources(held["cluster"], held["model"], texts, held["routing"], held["vulnerability"])
+    return Sources(held["cluster"], held["model"], texts, held["routing"], held["vulnerability"]), faults
 
 
 def _said(error: Exception, name: str) -> str:

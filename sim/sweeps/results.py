@@ -5,7 +5,7 @@ takes to go on by oneself.  It knows tables; it refuses to know how the numbers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from sim.output import whole_file
 from sim.show import grid
+from sim.sweeps.failures import failure_lines
 from sim.sweeps.formula import Formula
 from sim.sweeps.rows import RESULTS
 from sim.sweeps.store import Store
@@ -30,15 +31,21 @@ _NEVER_SHOWN = (
 )  # fmt: skip
 
 
-def read_results(folder: Path) -> pd.DataFrame:
-    """All rows that are there, also while a sweep runs.  Raises ValueError if there are none."""
+def read_results(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All rows that are there, also while a sweep runs.  Raises ValueError if there are none, or a part is damaged."""
     import pandas as pd
+    import pyarrow as pa
 
     store = Store(folder)
     store.manifest()
     if not store.done():
         raise ValueError(f"{folder}: no point has a row yet")
-    return pd.read_parquet(folder)
+    try:
+        return pd.read_parquet(folder, columns=None if columns is None else [*columns])
+    except (OSError, pa.ArrowInvalid) as error:
+        if not (broken := next(store.broken(), None)):
+            raise
+        raise ValueError(f"{broken} is damaged; the sweep's command runs its points again") from error
 
 
 def columns_of(table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
@@ -76,6 +83,15 @@ def pareto(table: pd.DataFrame, objectives: Sequence[str]) -> pd.DataFrame:
     costs = table[names].to_numpy(dtype=float) * [-1 if name.startswith("-") else 1 for name in objectives]
     whole = np.flatnonzero(~np.isnan(costs).any(axis=1))
     return table.iloc[np.sort(whole[front(costs[whole])])]
+
+
+def lacking_lines(table: pd.DataFrame, objectives: Sequence[str]) -> list[str]:
+    """Which rows with results a Pareto front leaves out, because their engine does not say all objectives."""
+    names = [_known(table, name) for name in objectives]
+    ran = table[table["error"].isna()]
+    lacks = {name: ran[ran[name].isna()] for name in names}
+    return [f"{len(rows)} rows are left out, which have no {name} (engine {', '.join(sorted({*rows['engine']}))})"
+            for name, rows in lacks.items() if len(rows)]  # fmt: skip
 
 
 def front(costs: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -146,9 +162,19 @@ def summary_lines(table: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]
     engines = table["engine"].value_counts()
     lines = [f"{len(table)} of {manifest['points']} points, by version {manifest['version']}"]
     lines += [f"{count} by {engine}" for engine, count in engines.items()]
-    reasons = table["error"].dropna().value_counts()
-    lines += [f"{count} refused: {str(reason).splitlines()[0]}" for reason, count in reasons.head(5).items()]
-    return lines + ([f"{len(reasons) - 5} more reasons for refusals"] if len(reasons) > 5 else [])
+    return [*lines, *failure_lines(table["error"])]
+
+
+def _apart(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[str]:
+    """Why two sweeps have no point in common: a point is known by all of its settings."""
+    for name in [name for name in {**ours, **theirs} if name not in RESULTS and name != "key"]:
+        here, there = ({*table[name].astype(str)} if name in table else {"nothing"} for table in (ours, theirs))
+        if here.isdisjoint(there):
+            yield f"{name} differs in all: {_few(here)} here, {_few(there)} there"
+
+
+def _few(values: set[str]) -> str:
+    return ", ".join([*sorted(values)[:3], *(["..."] if len(values) > 3 else [])])
 
 
 def comparison_lines(ours: pd.DataFrame, theirs: pd.DataFrame, most: int = 10) -> list[str]:
@@ -156,7 +182,7 @@ def comparison_lines(ours: pd.DataFrame, theirs: pd.DataFrame, most: int = 10) -
     both = ours.merge(theirs, on="key", suffixes=("", " (other)"))
     only = f"{len(both)} points in both, {len(ours) - len(both)} only here, {len(theirs) - len(both)} only there"
     if both.empty:
-        return [only]
+        return [only, *_apart(ours, theirs)]
     numeric = [name for name in RESULTS if f"{name} (other)" in both and both[name].dtype.kind in "iuf"]
     change = {name: (both[name] / both[f"{name} (other)"] - 1).where(both[name] != both[f"{name} (other)"], 0.0)
               for name in numeric}  # fmt: skip

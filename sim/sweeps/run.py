@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from sim.sweeps.failures import FAULT, KILLED
 from sim.sweeps.point import Sources
 from sim.sweeps.points import Chunk, Points
+from sim.sweeps.provenance import here
 from sim.sweeps.rows import refused, rows_of
 from sim.sweeps.store import Store, part_bytes
 from sim.sweeps.workers import GONE, Workers, client_of, distributed, workers_of
 
 CHUNK_S = 5.0  # what a chunk should take: little is lost with a worker, and little time goes to handing out
 MOST_POINTS = 8192  # of a chunk
-_FIRST_POINTS = 16
+FIRST_POINTS = 16
 Tell = Callable[[int], None]
 
 
@@ -32,13 +34,24 @@ class Part(NamedTuple):
     fault: str = ""
 
 
-def chunk_part(chunk: Chunk, sources: Sources) -> Part:
+def chunk_part(chunk: Chunk, sources: Sources, made: Mapping[str, str]) -> Part:
     """The rows of a chunk: what a worker does.  No fault of ours may stop a sweep, so that it is handed back, too."""
     began = time.perf_counter()
     try:
-        return Part(part_bytes(rows_of(chunk, sources)), time.perf_counter() - began)
+        return Part(part_bytes(rows_of(chunk, sources), {**made, **here()}), time.perf_counter() - began)
     except Exception as fault:
-        return Part(b"", time.perf_counter() - began, f"fault: {type(fault).__name__}: {fault}")
+        return Part(b"", time.perf_counter() - began, f"{FAULT}{type(fault).__name__}: {fault}")
+
+
+def again_killed(store: Store) -> None:
+    """Takes away the rows of points that killed their workers, so that they are tried again: another machine, or a
+    quieter one, may have what they lacked."""
+    import pyarrow.parquet as pq
+
+    alone = [store.path(first, last) for first, last in store.done() if last - first == 1]
+    for path in alone:
+        if pq.read_table(path, columns=["error"])["error"][0].as_py() == KILLED:
+            path.unlink()
 
 
 def run_sweep(points: Points, store: Store, workers: Workers, tell: Tell = lambda done: None) -> None:
@@ -48,7 +61,7 @@ def run_sweep(points: Points, store: Store, workers: Workers, tell: Tell = lambd
         return
     if workers.processes == 0:
         while (chunk := ahead.next()) is not None:
-            ahead.take(chunk, chunk_part(chunk, points.sweep.sources))
+            ahead.take(chunk, chunk_part(chunk, points.sweep.sources, store.made))
         return
     with client_of(workers) as client:
         _distribute(client, ahead, points.sweep.sources)
@@ -62,7 +75,7 @@ class _Ahead:
         borders = points.borders
         missing = store.missing(len(points))
         self.left = deque(_cut(missing, borders))
-        self.size = _FIRST_POINTS
+        self.size = FIRST_POINTS
 
     def next(self) -> Chunk | None:
         """The next chunk, all of one list of ops; None if there is none."""
@@ -86,7 +99,7 @@ class _Ahead:
             return
         self.store.write(chunk.first, chunk.last, part.rows)
         fitting = int(len(chunk) * CHUNK_S / max(part.seconds, 1e-3))
-        self.size = max(1, min(MOST_POINTS, fitting, 4 * max(self.size, _FIRST_POINTS)))
+        self.size = max(1, min(MOST_POINTS, fitting, 4 * max(self.size, FIRST_POINTS)))
         self.tell(len(chunk))
 
     def give_up(self, chunk: Chunk, why: str) -> None:
@@ -94,7 +107,8 @@ class _Ahead:
         if len(chunk) > 1:
             self.again(chunk)
             return
-        self.store.write(chunk.first, chunk.last, part_bytes(refused(chunk, why, self.points.sweep.sources)))
+        rows = refused(chunk, why, self.points.sweep.sources)
+        self.store.write(chunk.first, chunk.last, part_bytes(rows, {**self.store.made, **here()}))
         self.tell(1)
 
 
@@ -120,18 +134,18 @@ def _distribute(client: Any, ahead: _Ahead, sources: Sources) -> None:
     suspects: deque[Chunk] = deque()
     while ahead.left or flying or suspects:
         while ahead.left and len(flying) < 2 * workers_of(client):
-            _send(client, ahead.next(), shared, flying)
+            _send(client, ahead.next(), shared, ahead.store.made, flying)
         alone = not flying
         if alone:
-            _send(client, suspects.popleft(), shared, flying)
+            _send(client, suspects.popleft(), shared, ahead.store.made, flying)
         done, _ = wait([*flying], return_when="FIRST_COMPLETED")
         for future in done:
             _take(future, flying.pop(future), ahead, None if alone else suspects)
 
 
-def _send(client: Any, chunk: Chunk | None, shared: Any, flying: dict[Any, Chunk]) -> None:
+def _send(client: Any, chunk: Chunk | None, shared: Any, made: Mapping[str, str], flying: dict[Any, Chunk]) -> None:
     assert chunk is not None
-    flying[client.submit(chunk_part, chunk, shared, pure=False)] = chunk
+    flying[client.submit(chunk_part, chunk, shared, made, pure=False)] = chunk
 
 
 def _take(future: Any, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk] | None) -> None:
@@ -140,11 +154,11 @@ def _take(future: Any, chunk: Chunk, ahead: _Ahead, suspects: deque[Chunk] | Non
     Raises ConnectionError if nothing came back because there is no scheduler any more."""
     try:
         part = future.result()
-    except distributed().KilledWorker as killed:
+    except distributed().KilledWorker:
         if len(chunk) == 1 and suspects is not None:
             suspects.append(chunk)
         else:
-            ahead.give_up(chunk, f"killed its worker, also alone: {killed}")
+            ahead.give_up(chunk, KILLED)
     except Exception as gone:  # chunk_part hands its own faults back: this is the way there, or the way back
         raise ConnectionError(f"{GONE} ({type(gone).__name__}: {gone})") from gone
     else:

@@ -94,7 +94,8 @@ def value_problem(key: str, value: Any) -> str:
     if key in Plain.model_fields:
         return _plain_problem(key, value)
     if not key.startswith(HOUSES):
-        return f"there is no such setting; there are {', '.join(Plain.model_fields)}, schedule.*, model.*, cluster.*"
+        known = [*Plain.model_fields, "schedule.*", "model.*", "cluster.*", "times.cluster.*"]
+        return f"there is no such setting; there are {', '.join(known)}"
     if key.startswith(("schedule.", "model.")):
         house, _, name = key.partition(".")
         known = [each.name for each in fields(Settings) if each.metadata] if house == "schedule" else _SHAPE

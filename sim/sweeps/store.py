@@ -1,6 +1,6 @@
 """A folder of results: Parquet parts, each written whole or not at all, and what made them.
 
-    part-0000000000-0000004096.parquet      rows of points 0 to 4095 of the sweep
+    part-0000000000-0000004096.parquet      rows of points 0 to 4095 of the sweep; its metadata say what made it
     _sweep.json                             the sweep's digest, and of every run of it: version, command, date
     _sweep.yaml                             the file
 
@@ -14,9 +14,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,20 @@ if TYPE_CHECKING:
 
 _PART = re.compile(r"part-(\d{10})-(\d{10})\.parquet")
 _MANIFEST, FILE, _LOCK = "_sweep.json", "_sweep.yaml", "_lock"
+ORIGIN = "dice-sim"  # key of a part's metadata: what made it, as JSON
 _SAME = ("digest", "version", "points")
 
 
 @dataclass(frozen=True)
 class Store:
-    """The results of one sweep.  Raises ValueError where the folder holds anything else."""
+    """The results of one sweep.  Raises ValueError where the folder holds anything else.
+
+    made: what parts that are written to it should say of their origin; damaged: parts that were, and were taken away
+    when it was opened."""
 
     folder: Path
+    made: Mapping[str, str] = field(default_factory=dict)
+    damaged: tuple[Path, ...] = ()
 
     def done(self) -> list[tuple[int, int]]:
         """(first, last + 1) of the points that have rows, in order."""
@@ -52,13 +59,30 @@ class Store:
 
     def write(self, first: int, last: int, part: bytes) -> None:
         """Puts rows of points first to last - 1 there, whole or not at all."""
-        name = f"part-{first:010d}-{last:010d}.parquet"
-        temporary = self.folder / f".{name}.{os.getpid()}"
+        path = self.path(first, last)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         with temporary.open("wb") as file:
             file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.folder / name)
+        os.replace(temporary, path)
+
+    def path(self, first: int, last: int) -> Path:
+        """Where rows of points first to last - 1 stand."""
+        return self.folder / f"part-{first:010d}-{last:010d}.parquet"
+
+    def broken(self) -> Iterator[Path]:
+        """Parts that are no Parquet files, or have not a row for each of their points."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for first, last in self.done():
+            try:
+                whole = pq.read_metadata(self.path(first, last)).num_rows == last - first
+            except (OSError, pa.ArrowInvalid):
+                whole = False
+            if not whole:
+                yield self.path(first, last)
 
     def manifest(self) -> dict[str, Any]:
         """What made these results.  Raises ValueError if it is not there."""
@@ -72,11 +96,12 @@ class Store:
         return found
 
 
-def part_bytes(rows: pa.Table) -> bytes:
-    """A table as a Parquet file."""
+def part_bytes(rows: pa.Table, made: Mapping[str, str] | None = None) -> bytes:
+    """A table as a Parquet file, whose metadata say what `made` it."""
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
+    rows = rows.replace_schema_metadata({ORIGIN: json.dumps(made)} if made else None)
     words = [name for name, kind in zip(rows.schema.names, rows.schema.types, strict=True) if str(kind) != "double"]
     pq.write_table(rows, buffer, compression="zstd", use_dictionary=[name for name in words if name != "key"])
     return buffer.getvalue()
@@ -89,19 +114,28 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
     made: digest, version and points, which must be those of what is there; run: what is noted of this run.  Raises
     ValueError, and changes nothing, where the folder belongs to something else or to another process."""
     _refuse_strangers(folder)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{folder}: another process is writing there") from None
-        store = Store(folder)
-        runs = _earlier_runs(store, made)
+        runs = _earlier_runs(Store(folder), made)
         for left in folder.glob(".part-*"):  # of a process that was killed while it wrote
             left.unlink()
+        damaged = (*Store(folder).broken(),)
+        for part in damaged:
+            part.unlink()
         _replace(folder / FILE, sweep_text)
         _replace(folder / _MANIFEST, json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
-        yield store
+        store = Store(folder, {**{key: str(made[key]) for key in ("digest", "version")}, **run}, damaged)
+        try:
+            yield store
+        except BaseException:
+            if new and not store.done():  # nothing has been run, so that nothing is left behind
+                shutil.rmtree(folder)
+            raise
 
 
 def _refuse_strangers(folder: Path) -> None:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from sim.sweeps.points import Points
+from sim.sweeps.provenance import here
 from sim.sweeps.rows import rows_of
+from sim.sweeps.run import CHUNK_S, FIRST_POINTS, MOST_POINTS
 from sim.sweeps.store import part_bytes
 from sim.units import readable
 
@@ -66,6 +68,20 @@ class Trial:
         frame = table.select(["engine", "error"]).to_pydict()
         errors = tuple(dict.fromkeys(error for error in frame["error"] if error))
         engines = ", ".join(sorted({engine for engine in frame["engine"] if engine}))
-        per_row = (len(part_bytes(table)) - len(part_bytes(table[:1]))) / max(1, table.num_rows - 1)
-        parts = (len(stretches) + len(points) / 4096) * len(part_bytes(table[:0]))
-        return Trial(workers, table.num_rows, whole / workers, per_row * len(points) + parts, engines, errors[:5])
+        most, least = (len(part_bytes(rows, here())) for rows in (table, table[:1]))
+        per_row = (most - least) / max(1, table.num_rows - 1)
+        parts = _parts([last - first for first, last in stretches], whole / len(points), workers)
+        size = per_row * len(points) + parts * (least - per_row)
+        return Trial(workers, table.num_rows, whole / workers, size, engines, errors[:5])
+
+
+def _parts(stretches: list[int], point_s: float, workers: int) -> int:
+    """Into how many parts stretches of so many points fall, as chunks grow (sim/sweeps/run.py)."""
+    most, size, parts = max(1, min(MOST_POINTS, int(CHUNK_S / max(point_s, 1e-9)))), FIRST_POINTS, 0
+    for points in stretches:
+        while points > 0:
+            points -= size
+            parts += 1
+            if parts % (2 * workers) == 0:  # all that are under way have come back
+                size = min(most, 4 * size)
+    return parts

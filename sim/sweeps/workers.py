@@ -81,7 +81,7 @@ def _local(processes: int) -> Any:
         try:
             with _unheard():
                 return distributed().LocalCluster(
-                    n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.ERROR
+                    n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
                 )
         except RuntimeError:
             if attempt == _STARTS - 1:
