@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from calibration.samples import machine
 from sim.load import load_schedule
 from sim.schedules import SCHEDULES
 from sim.sweeps.point import Sources
@@ -146,7 +147,7 @@ def main() -> None:
              "longest draw in s": round(tally.longest_s, 2), "s": round(time.perf_counter() - began)}  # fmt: skip
     print(json.dumps(found, indent=1), *tally.failures[:20], sep="\n")
     if draws >= 10_000:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"meta": machine(), **found}, indent=1) + "\n")
     sys.exit(bool(tally.failures))
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from calibration.samples import machine
 from sim.sweeps.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "sweep_kills.json"
@@ -144,7 +145,7 @@ def main() -> None:
         found = compare(points, kills, seed, Path(folder))
     print(json.dumps(found, indent=1))
     if points >= 1000 and kills >= 20:
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        RESULTS.write_text(json.dumps({"meta": machine(), **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from calibration.samples import machine
 from sim.sweeps.file import read_sweep
 from sim.sweeps.points import Points
 from sim.sweeps.rows import rows_of
@@ -135,7 +135,7 @@ def overhead(file: Path) -> dict[str, float]:
 def main() -> None:
     points = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found |= {"processor": _processor(), "cores": os.cpu_count(), "points": points}
+    found |= {"meta": machine(), "points": points}
     for what in sys.argv[2:] or MACHINES:
         found[what] = one(what, points)
         print(json.dumps({what: found[what]}, indent=1), flush=True)
@@ -158,11 +158,6 @@ def one(what: str, points: int) -> dict[str, Any]:
                 "load of the machine before": round(load, 1), "most GiB at once": round(most / 2**30, 2),
                 "MB of results": round(size / 1e6, 1), "engine": ", ".join(rows["engine"].unique()),
                 **overhead(file)}  # fmt: skip
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

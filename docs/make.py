@@ -22,15 +22,22 @@ def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
+def measured(name: str) -> str:
+    """Where, when and how a benchmark's results came about."""
+    meta = load(name)["meta"]
+    return (
+        f"{meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, commit {meta['commit']}, `{meta['command']}`"
+    )
+
+
 def speed() -> list[str]:
     """Of benchmarks/pictures.py."""
     rows = [
         f"| {r['what']}, {r['case']} | {r['spans'] or ''} | {r['best_s']:.2g} | {r['limit_s']:g} |"
         for r in load("pictures")["rows"]
     ]
-    meta = load("pictures")["meta"]
     return ["| what | spans | processor time, best of five / s | at most / s |", "|---|---|---|---|", *rows, "",
-            f"({meta['processor']}, {meta['cores']} cores, {meta['date'][:10]}, `{meta['command']}`)"]  # fmt: skip
+            f"({measured('pictures')})"]  # fmt: skip
 
 
 def network() -> list[str]:
@@ -61,7 +68,13 @@ def million() -> list[str]:
         "of that, not the engine, over the engine": [f"{100 * c['overhead over the engine']:.1f} %" for c in cells],
     }
     table = [f"| {what} | {' | '.join(numbers)} |" for what, numbers in rows.items()]
-    return ["| | first-in first-out | with interference |", "|---|---|---|", *table]
+    return [
+        "| | first-in first-out | with interference |",
+        "|---|---|---|",
+        *table,
+        "",
+        f"({measured('sweep_million')})",
+    ]
 
 
 def engines() -> list[str]:
@@ -72,13 +85,29 @@ def engines() -> list[str]:
     schedules = [*next(iter(speed.values()))]
     rows = [f"| {what} | " + " | ".join(f"{mine[s]:,.0f}" for s in schedules) + " |" for what, mine in speed.items()]
     heads = ["configurations a second, one core", *schedules]
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows, "", f"({measured('engines')})"]
+
+
+def survived() -> list[str]:
+    """Of benchmarks/sweep_kills.py and benchmarks/sweep_fuzz.py."""
+    kills, fuzz = load("sweep_kills"), load("sweep_fuzz")
+    refused = fuzz["refused"] + fuzz["refused before it ran"]
+    struck = f"{kills['of which workers']} of workers, {kills['of which drivers']} of the driver"
+    differ = kills["rows that differ from a sweep left in peace"]
+    return [
+        f"{kills['points']:,} points survived {kills['kills']} SIGKILLs at random ({struck}): every point there once, and",
+        f"{differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).",
+        "",
+        f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range and of other types, stirred schedules, keys",
+        f"that lead nowhere), {fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in",
+        f"any other way; the longest took {fuzz['longest draw in s']:.1f} s ({measured('sweep_fuzz')}).",
+    ]
 
 
 TABLES = {
     "pictures.md": {"speed": speed},
     "machine.md": {"network": network},
-    "sweeps.md": {"engines": engines, "million": million},
+    "sweeps.md": {"engines": engines, "million": million, "survived": survived},
 }
 
 
