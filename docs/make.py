@@ -72,8 +72,6 @@ def million() -> list[str]:
         "| | first-in first-out | with interference |",
         "|---|---|---|",
         *table,
-        "",
-        f"({measured('sweep_million')})",
     ]
 
 
@@ -94,13 +92,15 @@ def survived() -> list[str]:
     refused = fuzz["refused"] + fuzz["refused before it ran"]
     struck = f"{kills['of which workers']} of workers, {kills['of which drivers']} of the driver"
     differ = kills["rows that differ from a sweep left in peace"]
+    killed = (
+        f"{kills['points']:,} points survived {kills['kills']} SIGKILLs at random ({struck}): every point there once"
+    )
+    drawn = f"{fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in any other way"
     return [
-        f"{kills['points']:,} points survived {kills['kills']} SIGKILLs at random ({struck}): every point there once, and",
-        f"{differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).",
+        f"{killed}, and {differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).",
         "",
-        f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range and of other types, stirred schedules, keys",
-        f"that lead nowhere), {fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in",
-        f"any other way; the longest took {fuzz['longest draw in s']:.1f} s ({measured('sweep_fuzz')}).",
+        f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range or of other types, stirred schedules,",
+        f"keys that lead nowhere), {drawn}; the longest took {fuzz['longest draw in s']:.1f} s ({measured('sweep_fuzz')}).",
     ]
 
 
