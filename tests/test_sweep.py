@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.sweep_fuzz import fuzz
 from sim.engine import simulate
@@ -18,10 +20,11 @@ from sim.memory import memory
 from sim.report import sent_bytes
 from sim.routing import Routing
 from sim.sweeps.facts import FactBook
+from sim.sweeps.file import sweep_of
 from sim.sweeps.point import Sources, build
 from sim.sweeps.points import Points, row_keys
 from sim.sweeps.rows import rows_of
-from sim.sweeps.settings import value_problem
+from sim.sweeps.settings import DEFAULTS, value_problem
 from sim.sweeps.sweep import Sweep
 from sim.vectorised.engines import told
 from sim.vulnerability import Vulnerability, quality_cost
@@ -92,7 +95,10 @@ filters: [imagess > 3, images <]
         (("[sync,", "[mine.txt,"), "unknown schedule 'mine.txt'"),
         (("steps: 3", "steps: 3, seed: 1, dtype: bf16"), "dtype=bf16 has no effect"),
         (("steps: 3", "steps: 3, schedule.stride: 2"), "with 'sync', no point can be run: .*no effect"),
-        (("[sync,", "[sync, 3,"), "all numbers, or all texts"),
+        (("[sync,", "[sync, 3,"), r"axes\.schedule\[1\]: 3: input should be a valid string"),
+        (("[sync,", "[sync, ' ',"), r"axes\.schedule\[1\]: ' ' is blank"),
+        (("images: [1, 2]", "cluster.link.scope: [1, wide]"), "all numbers, or all texts"),
+        (("images: [1, 2]", "cluster.: [1]"), "'cluster.' names nothing"),
         (("[1, 2]", "[1, [2]]"), "should be one value"),
         (("steps: 3", "steps: 3, wire: off"), "wire: False"),
         (("steps: 3", "steps: 3, schedule.forced: 1"), r"base\.schedule\.forced: 1 should be a text"),
@@ -345,3 +351,35 @@ def test_files_are_read_once_and_travel_with_the_sweep(tmp_path: Path) -> None:
     sources = Sources(schedules={"mine.txt": str(load_schedule("sync", 3, 4))})
     schedule, _, _ = build({"schedule": "mine.txt", "model": "tiny", "cluster": "cpu-2-ranks"}, sources)
     assert schedule == load_schedule("sync", 3, 4)
+
+
+# ------------------------------------------------------------------------------------------------- any file
+
+
+KEYS = st.sampled_from([
+    *DEFAULTS, "schedule.stride", "schedule.conditional", "schedule.synchronous", "model.hidden", "model.experts",
+    "cluster.host.launch_s", "cluster.compute.gpu", "cluster.link", "cluster.name", "cluster.ranks", "cluster.",
+    "cluster.link.resources.*.bytes_per_s", "times.cluster.link.bytes_per_s", "times.cluster", "nobody", "",
+])  # fmt: skip
+VALUES = st.sampled_from([
+    None, True, 0, 1, 3, 8, -1, 255, 256, 0.5, 1e9, 1e300, float("nan"), float("inf"), 2**70, "", " ", "sync", "dice",
+    "interweaved stride=3", "tiny", "8x-h100", "3 us", "3 apples", "bf16", "data=2 expert=4", "low", [1], {"a": 1},
+])  # fmt: skip
+AXES = st.lists(VALUES, max_size=4) | st.dictionaries(st.sampled_from(["low", "high", "count", "whole", "x"]), VALUES)
+FILTERS = st.sampled_from(["images > 1", "images", "images >", "images / 0 > 1", "nobody == 1", "steps == null", 3])
+SOUND = {"schedule": "sync", "model": "tiny", "steps": 3, "cluster": "8x-h100"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(KEYS, VALUES, max_size=3), st.dictionaries(KEYS, AXES, max_size=3),
+    st.dictionaries(st.sampled_from(["kind", "points", "seed"]), VALUES), st.lists(FILTERS, max_size=2),
+)  # fmt: skip
+def test_any_file_is_a_sweep_or_is_refused_with_each_fault_once(base: Any, axes: Any, plan: Any, filters: Any) -> None:
+    tables = {"base": {**SOUND, **base}, "axes": {"images": [1, 2], **axes}, "plan": plan, "filters": filters}
+    try:
+        Points(sweep_of(tables, "s.yaml"))
+    except ValueError as error:
+        lines = str(error).splitlines()
+        assert len({*lines}) == len(lines)
+        assert all(line.startswith(("s.yaml: ", "filters: none of")) for line in lines)

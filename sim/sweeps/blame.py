@@ -11,9 +11,10 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sim.cluster import Cluster
 from sim.cost import check_compute
 from sim.gpu import Gpu
-from sim.sweeps.point import Sources, build_cluster, build_model, build_schedule, build_workload
+from sim.sweeps.point import Sources, build_model, build_schedule, build_workload, machine_tables
 
 _TRIES = 64
 _ALWAYS = ("schedule", "cluster")  # without which there is no point
@@ -93,9 +94,10 @@ def point_problems(point: Settings, sources: Sources) -> list[str]:
     except (ValueError, OSError) as error:
         problems.append(str(error))
     try:
-        cluster = build_cluster(point, sources) if point.get("cluster") is not None else None
+        name = point.get("cluster")
+        cluster = None if name is None else Cluster.of_tables(machine_tables(point, sources), name)
     except (ValueError, OSError) as error:
-        problems.append(str(error))
+        problems += str(error).splitlines()
     if problems or schedule is None or cluster is None:
         return problems
     try:

@@ -13,7 +13,7 @@ from sim.sweeps.blame import blame
 from sim.sweeps.formula import Formula
 from sim.sweeps.point import Sources
 from sim.sweeps.points import as_cells
-from sim.sweeps.settings import DEFAULTS, HOUSES, Plain, settings_problems, value_problem
+from sim.sweeps.settings import DEFAULTS, HOUSES, Plain, in_si, settings_problems, value_problem
 from sim.sweeps.sweep import Axis, Plan
 
 GRIDS_UP_TO = 10**8  # points before filters
@@ -26,18 +26,27 @@ def setting_problems(base: Settings, axes: Sequence[Axis], said: Collection[str]
     given = {key: value for key, value in base.items() if value is not None}
     yield from (f"base.{problem}" for problem in settings_problems({"schedule": "-", "cluster": "-", **given}))
     for axis in axes:
-        for i, value in enumerate(axis.ends):
-            problem = value_problem(axis.key, value) if value is not None else ""
-            if problem and (axis.key in Plain.model_fields or axis.key.startswith(HOUSES)):
-                yield f"axes.{axis.key}[{i}]: {problem}"
-            elif problem:
-                yield f"axes.{axis.key}: {problem}"
-                break
-        if any(isinstance(v, str) for v in axis.values) and any(isinstance(v, int | float) for v in axis.values):
+        problems = {i: problem for i, value in enumerate(axis.ends) if (problem := wrong_by_itself(axis.key, value))}
+        kinds = {isinstance(value, str) for value in axis.values if value is not None}
+        if not (axis.key in Plain.model_fields or axis.key.startswith(HOUSES)):
+            yield f"axes.{axis.key}: {problems[0]}"
+        elif not problems and len(kinds) > 1:
             yield f"axes.{axis.key}: should be all numbers, or all texts: {', '.join(map(str, axis.values))}"
+        else:
+            yield from (f"axes.{axis.key}[{i}]: {problem}" for i, problem in problems.items())
     for key in ("schedule", "cluster"):
         if key not in base and key not in said:
             yield f"{key}: missing; it has to be in base or axes"
+
+
+def wrong_by_itself(key: str, value: Any) -> str:
+    """What is wrong with a setting, or with its value, whatever the others are; None is no value."""
+    if value is None and (key in Plain.model_fields or key.startswith(HOUSES)):
+        return ""
+    try:
+        return value_problem(key, in_si(key, value))
+    except ValueError as error:
+        return str(error)
 
 
 def plan_problems(plan: Plan, axes: Sequence[Axis]) -> Iterator[str]:
@@ -77,7 +86,7 @@ def refused(
     What is wrong by itself (`value_problem`, or in `unread`) is left away before: it has been told."""
 
     def stands(key: str, value: Any) -> bool:
-        return value is None or (not value_problem(key, value) and (key, value) not in unread)
+        return not wrong_by_itself(key, value) and (key, value) not in unread
 
     keys = {axis.key for axis in axes}
     fit = {key: value for key, value in base.items() if key not in keys and stands(key, value)}

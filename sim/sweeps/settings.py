@@ -96,6 +96,8 @@ def value_problem(key: str, value: Any) -> str:
     if not key.startswith(HOUSES):
         known = [*Plain.model_fields, "schedule.*", "model.*", "cluster.*", "times.cluster.*"]
         return f"there is no such setting; there are {', '.join(known)}"
+    if "" in key.split("."):
+        return f"{key!r} names nothing: a name is missing before or behind a dot"
     if key.startswith(("schedule.", "model.")):
         house, _, name = key.partition(".")
         known = [each.name for each in fields(Settings) if each.metadata] if house == "schedule" else _SHAPE
@@ -119,6 +121,8 @@ def _kind_problem(kind: str, value: Any) -> str:
 
 def _plain_problem(key: str, value: Any) -> str:
     info = Plain.model_fields[key]
+    if isinstance(value, str) and not value.strip():
+        return f"{value!r} is blank"
     try:
         _adapter(key).validate_python(float(value) if type(value) is int and key in ("imbalance", "keep") else value)
     except ValidationError as error:
