@@ -12,9 +12,11 @@ from cases import anything, machines, model, named
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_maxplus import meshes, on_one_communicator
+from test_steady import walk
 
 from sim import MODELS, Cluster, Routing, Schedule, Workload, load_schedule, simulate
 from sim.cluster import COMPUTE_KINDS, Interference
+from sim.engine import TICKS_PER_S
 from sim.vectorised.evaluate import LOCKSTEP, SIMULATION, UNEVEN, evaluate
 from sim.vectorised.program import Program
 
@@ -45,9 +47,14 @@ def test_it_takes_as_long_as_the_simulation_says(case: tuple[Schedule, Workload,
     overtakes = Program(schedule, machine.host.synchronous).overtakes
     assert engine == (SIMULATION if overtakes else LOCKSTEP)
     if engine == LOCKSTEP:
-        assert found.makespan_s[0] == pytest.approx(
-            simulate(schedule, workload, machine).makespan_s, rel=OFF, abs=1e-11
-        )
+        trace = simulate(schedule, workload, machine)
+        assert found.makespan_s[0] == pytest.approx(trace.makespan_s, rel=OFF, abs=1e-11)
+        lanes = walk(schedule, workload, [machine], skips=True)
+        whole_s, busy_s, quiet_s = (each[0] / TICKS_PER_S for each in (lanes.makespans(), lanes.busy, lanes.wire.quiet))
+        near = pytest.approx
+        assert busy_s == near(trace.busy_s("compute").mean(), abs=OFF * whole_s)
+        assert whole_s - busy_s - quiet_s == near(trace.exposed_s.mean(), abs=OFF * whole_s)
+        assert lanes.wire.travelled[0] / TICKS_PER_S == near(trace.all_to_all_s.mean(), abs=OFF * whole_s)
 
 
 def uneven(random: Random) -> tuple[Schedule, Workload, Cluster, int | None]:

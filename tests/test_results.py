@@ -154,9 +154,9 @@ def test_sweeps_without_a_common_point_are_told_why(folder: Path) -> None:
 
 
 def test_a_front_says_which_rows_it_cannot_rank(folder: Path, run: Callable[..., Any]) -> None:
-    code, out, err = run(folder, "--pareto", "makespan_s,exposed_s")
+    code, out, err = run(folder, "--pareto", "makespan_s,quality")
     assert (code, out) == (0, "no row is left\n")
-    assert err == "12 rows are left out, which have no exposed_s (engine lockstep)\n"
+    assert err == "12 rows are left out, which have no quality (engine lockstep)\n"
 
 
 def test_a_damaged_part_is_named(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:

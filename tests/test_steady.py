@@ -53,6 +53,9 @@ def test_skipping_is_as_good_as_walking(case: tuple[Schedule, Workload, list[Clu
     found, walked = walk(*case, skips=True), walk(*case, skips=False)
     assert found.makespans().tolist() == walked.makespans().tolist()
     assert walked.steady.skipped == 0
+    for mine, theirs in ((found.busy, walked.busy), (found.wire.travelled, walked.wire.travelled),
+                         (found.wire.quiet, walked.wire.quiet)):  # fmt: skip
+        assert mine.tolist() == theirs.tolist()
 
 
 def various(random: Random, launch: float) -> Cluster:

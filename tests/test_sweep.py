@@ -270,11 +270,9 @@ def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: s
         assert row["memory_fits"] is (peak <= machine.compute.memory_bytes)  # type: ignore[union-attr]
         by_simpy = told(trace, workload, machine)
         assert (row["computing_alone_s"], row["communicating_alone_s"]) == pytest.approx(by_simpy[1:3], rel=1e-9)
-        if engine == "recurrence":
-            assert row["stalled_s"] == pytest.approx(by_simpy[3], rel=1e-9)
-            assert row["communication_share"] == pytest.approx(by_simpy[5], rel=1e-9)
-        else:
-            assert row["stalled_s"] is row["communication_share"] is None
+        assert row["stalled_s"] == pytest.approx(by_simpy[3], rel=1e-9)
+        assert row["communication_share"] == pytest.approx(by_simpy[5], rel=1e-9)
+        assert row["exposed_s"] == (None if engine == "recurrence" else pytest.approx(by_simpy[4], rel=1e-9))
 
 
 def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:

@@ -10,7 +10,7 @@ A point that cannot be run has the reason as its `error` and no results.  The co
     stalled_s                           in which nothing is computed: mean of ranks
     exposed_s                           of that, while communication is under way or waited for
     communication_share                 of the makespan in which a dispatch or combine was under way: mean of ranks;
-                                        these three as far as the engine says them (SimPy says all)
+                                        these three as far as the engine says them (the recurrence: not exposed_s)
     mean_age_steps, oldest_age_steps, oldest_attention_steps, sent_bytes, memory_bytes      see sim/sweeps/facts.py
     quality                             estimated distance to the images of many synchronous steps, of `vulnerability`
     memory_fits                         whether the cluster's GPU has that; none where it has no GPU

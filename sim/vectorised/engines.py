@@ -133,6 +133,10 @@ def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Co
         lanes = batch.some(some)
         walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
         found.makespan_s[some] = walk.makespans() / TICKS_PER_S
+        if isinstance(walk, Lockstep):
+            found.stalled_s[some] = found.makespan_s[some] - walk.busy / TICKS_PER_S
+            found.exposed_s[some] = found.stalled_s[some] - walk.wire.quiet / TICKS_PER_S
+            found.communication_share[some] = walk.wire.travelled / TICKS_PER_S / found.makespan_s[some]
     found.engine[:] = engine
     found.computing_alone_s[:], found.communicating_alone_s[:] = _alone_s(batch)
     if engine == RECURRENCE:  # nothing slows down

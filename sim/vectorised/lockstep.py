@@ -29,7 +29,8 @@ _ALL = slice(None)
 
 
 class Lockstep:
-    """All configurations of a batch, op by op.  Arrays are [config], in ticks; `now` is until when all is known.
+    """All configurations of a batch, op by op.  Arrays are [config], in ticks; `now` is until when all is known, `busy`
+    for how long something was computed until then.
 
     defers: whether a collective waits for the kernel that runs, in all of them or [config]; skips: whether rounds that
     repeat are skipped."""
@@ -40,11 +41,11 @@ class Lockstep:
         self.host, self.wire = Hosts(program, batch), self.wired(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
         self.kernel = self.defers * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
-        self.now = self.begin = np.zeros(batch.size)
+        self.now, self.begin, self.busy = np.zeros(batch.size), np.zeros(batch.size), np.zeros(batch.size)
         self.holding = {i for i, blocks in enumerate(program.blocks) if blocks and program.streams[i] >= 0}
         self.wire.ends = np.zeros((len(self.wire.number) if self.holding else 0, batch.size))
         rounds = Rounds.of(program, batch) if skips else Rounds(0, 0, 0)
-        self.steady = Steady(rounds, batch, self.host, self.wire)
+        self.steady = Steady(rounds, batch, self.host, self.wire, self.busy)
 
     def wired(self, batch: Batch, program: Program) -> Wire:
         """Its collectives."""
@@ -55,7 +56,9 @@ class Lockstep:
         self.run()
         found = self.now - self.begin
         if len(some := self.steady.strays):
-            found[some] = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False).makespans()
+            again = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False)
+            found[some], self.busy[some] = again.makespans(), again.busy
+            self.wire.travelled[some], self.wire.quiet[some] = again.wire.travelled, again.wire.quiet
         return found
 
     def run(self) -> None:
@@ -68,6 +71,7 @@ class Lockstep:
                 self._walk(order[place], place == 0)
                 place += 1
         self.wire.drain(self.now)
+        self.wire.quiet -= self.begin  # before which nothing is to be counted
 
     def _walk(self, i: int, first: bool) -> None:
         program = self.program
@@ -96,6 +100,7 @@ class Lockstep:
         """Op `i`: all configurations until a collective ends, or the op; then those for which a collective did."""
         row, n = self.batch.row_of[i], self.batch.sort_of[i]
         costs = self.batch.ticks[row, 0], self.kernel[row], self.slow[n], self.batch.slow_transfer
+        self.busy -= self.now
         self.now, left, ends = self.wire.beside(_ALL, self.now, costs[0], *costs)
         some = ends.nonzero()[0]
         left = left[some]
@@ -103,6 +108,7 @@ class Lockstep:
             self.wire.next(some, self.now[some])
             self.now[some], left, ends = self.wire.beside(some, self.now[some], left, *(each[some] for each in costs))
             some, left = some[ends], left[ends]
+        self.busy += self.now
 
 
 def _sorts_of_rows(batch: Batch) -> Some:

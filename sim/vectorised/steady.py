@@ -73,6 +73,7 @@ class _Moment:
     left: Array
     sure: Mask
     landed: Array
+    sums: tuple[Array, Array, Array]  # ticks computed, travelled and quiet until now
 
 
 class Steady:
@@ -82,8 +83,9 @@ class Steady:
     A configuration that does a few rounds more like the last one, until its host has no lead any more, is taken past
     them (`ahead`) while all others wait: rounds are alike, so that all can go on at one place."""
 
-    def __init__(self, rounds: Rounds, batch: Batch, hosts: Hosts, wire: Wire) -> None:
+    def __init__(self, rounds: Rounds, batch: Batch, hosts: Hosts, wire: Wire, busy: Array) -> None:
         self.rounds, self.bursts, self.hosts, self.wire = rounds, bool(batch.burst.any()), hosts, wire
+        self.busy = busy
         self.next = rounds.first if rounds.ops else -1
         self.before: _Moment | None = None
         self.walked, self.ahead = 0, np.zeros(batch.size)
@@ -124,6 +126,8 @@ class Steady:
         ticks = rounds * (b.now - a.now)
         self.hosts.later(rounds * (b.clock - a.clock))
         self.wire.later(ticks)
+        for total, before, after in zip((self.busy, self.wire.travelled, self.wire.quiet), a.sums, b.sums, strict=True):
+            total += rounds * (after - before)
         now += ticks
 
     def _moment(self, now: Array) -> _Moment:
@@ -131,6 +135,7 @@ class Steady:
         return _Moment(
             now.copy(), hosts.at, hosts.clock.reshape(-1).copy(), dict(hosts.early), wire.queued, wire.at.copy(),
             wire.begin.copy(), wire.left.copy(), wire.sure.copy(), wire.landed.copy(),
+            (self.busy.copy(), wire.travelled + wire.under_way(now), wire.quiet.copy()),
         )  # fmt: skip
 
     def _like(self, a: _Moment, b: _Moment) -> Array:

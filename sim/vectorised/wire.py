@@ -24,7 +24,8 @@ class Wire:
     """The collectives of each configuration, one after the other: `at` is the first that has not ended.
 
     begin: when it starts to travel, or is reached; inf where nothing waits.  left: ticks of it, alone.  sure: whether
-    it has found out which kernel it has to wait for, or that there is none."""
+    it has found out which kernel it has to wait for, or that there is none.  travelled: ticks so far in which a
+    dispatch or combine was under way; quiet: in which nothing computed, and nothing was under way or reached."""
 
     def __init__(self, batch: Batch, program: Program) -> None:
         self.batch, self.queued = batch, 0
@@ -38,6 +39,9 @@ class Wire:
         self.begin, self.left = np.full(batch.size, math.inf), np.full(batch.size, math.inf)
         self.sure = np.zeros(batch.size, dtype=bool)
         self.bursts, self.landed = bool(batch.burst.any()), np.full(batch.size, -math.inf)
+        self.talks = np.array([batch.schedule.ops[i].kind in "DC" for i in self.number] + [False])
+        self.all_talk = bool(self.talks[:-1].all())
+        self.travelled, self.quiet = np.zeros(batch.size), np.zeros(batch.size)
         self.ends = np.zeros((0, batch.size))  # [collective, config], where somebody asks
 
     # ----------------------------------------------------------------------------------------- whose turn it is
@@ -52,10 +56,12 @@ class Wire:
 
     def next(self, some: Some, now: Array) -> None:
         """The collectives under way of `some` configurations end now, and the next ones' turn comes."""
+        at, took = self.at[some], now - self.begin[some]
         self.landed[some] = now
+        self.travelled[some] += took if self.all_talk else took * self.talks[at]
         if len(self.ends):
-            self.ends[self.at[some], some] = now
-        self.at[some] = at = self.at[some] + 1
+            self.ends[at, some] = now
+        self.at[some] = at = at + 1
         self._take(some, np.maximum(now, self.ready.take(at * self.batch.size + some)))
 
     def _take(self, some: Some, begin: Array) -> None:
@@ -73,6 +79,10 @@ class Wire:
         if (none := at >= self.queued).any():
             ticks[none] = math.inf
         return ticks
+
+    def under_way(self, now: Array) -> Array:
+        """For how many ticks the dispatch or combine has been under way that is now."""
+        return np.where(self.sure & self.talks[self.at], np.maximum(now - self.begin, 0.0), 0.0)
 
     def later(self, ticks: Array) -> None:
         """All is as many `ticks` later."""
@@ -92,8 +102,7 @@ class Wire:
     def finish(self, i: int, now: Array) -> None:
         """Nothing computes until collective `i` has ended: `now` becomes when that is."""
         while len(some := (self.at <= self.number[i]).nonzero()[0]):
-            now[some] = np.maximum(self.begin[some], now[some]) + np.rint(self.left[some])
-            self.next(some, now[some])
+            self._land(some, now)
 
     def idle(self, now: Array, until: Array) -> None:
         """Nothing computes until then, which `now` becomes.  What begins only then finds an op that begins, too."""
@@ -101,6 +110,7 @@ class Wire:
         while len(some):
             begin = np.maximum(self.begin[some], now[some])
             end, limit = begin + np.rint(self.left[some]), until[some]
+            self.quiet[some] += np.minimum(begin, limit) - now[some]
             before = begin < limit
             ends = before & (end <= limit)
             part = before & ~ends
@@ -113,8 +123,14 @@ class Wire:
     def drain(self, now: Array) -> None:
         """Nothing computes any more: `now` becomes when all has ended."""
         while len(some := (self.at < self.queued).nonzero()[0]):
-            now[some] = np.maximum(self.begin[some], now[some]) + np.rint(self.left[some])
-            self.next(some, now[some])
+            self._land(some, now)
+
+    def _land(self, some: Some, now: Array) -> None:
+        """Nothing computes until the collectives under way of `some` have ended."""
+        begin = np.maximum(self.begin[some], now[some])
+        self.quiet[some] += begin - now[some]
+        now[some] = begin + np.rint(self.left[some])
+        self.next(some, now[some])
 
     # ----------------------------------------------------------------------------------------- beside an op
 
