@@ -96,11 +96,12 @@ def survived() -> list[str]:
         f"{kills['points']:,} points survived {kills['kills']} SIGKILLs at random ({struck}): every point there once"
     )
     drawn = f"{fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in any other way"
+    longest = f"{fuzz['longest draw in s']:.1f} s"
     return [
         f"{killed}, and {differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).",
         "",
         f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range or of other types, stirred schedules,",
-        f"keys that lead nowhere), {drawn}; the longest took {fuzz['longest draw in s']:.1f} s ({measured('sweep_fuzz')}).",
+        f"keys that lead nowhere), {drawn}; the longest took {longest} ({measured('sweep_fuzz')}).",
     ]
 
 
