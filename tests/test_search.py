@@ -541,11 +541,28 @@ def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_page_shows_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of what was found comes from the results: between markers, in prose, too."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = __import__("search_page")
     found = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
     text = (ROOT / "docs" / "search.md").read_text()
-    for table in (page.layers(found["layers"]), page.orders(found["order"]), page.checked(found)):
-        assert table in text
+    for name, table in page.tables(found).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in text, f"`python {page.__file__}` renews it"
+    written = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\d+\.\d+|\d+ to \d+ %", re.sub(r"5 % of|`[^`]*`", "", written))
+    for part in ("layers", "order", "verify", "digits"):
+        assert {"date", "command", "commit", "processor"} <= found["meta"][part].keys()
     assert all(row["cost_as_fast"] <= row["cost_of_rule"] * (1 + 1e-9) for row in found["layers"])
     assert all(row["largest_difference"] < 1e-10 and row["wrong_ages"] == 0 for row in found["verify"])
+
+
+def test_a_benchmark_notes_what_made_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = __import__("importlib").import_module("search")
+    monkeypatch.setattr(bench, "TARGET", tmp_path / "search.json")
+    bench.keep("layers", [{"a": 1}], {"commit": "one"})
+    bench.keep("verify", [], {"commit": "two"})
+    bench.keep("layers", [{"a": 2}], {"commit": "three"})
+    held = json.loads((tmp_path / "search.json").read_text())
+    assert held["layers"] == [{"a": 1}, {"a": 2}]
+    assert {part: made["commit"] for part, made in held["meta"].items()} == {"layers": "three", "verify": "two"}
