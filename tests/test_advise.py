@@ -253,6 +253,16 @@ def test_advise_ranks_writes_schedules_and_says_how_to_launch_them(run: Callable
     assert not Path(files[1]).exists()
 
 
+def test_two_schedules_are_not_written_into_one_file(run: Callable[..., Any]) -> None:
+    Path("x").mkdir()
+    for name in ("x/s.txt", "x_s.txt"):
+        Path(name).write_text(str(load_schedule("displaced", 3, MODELS["tiny"].layers)))
+    code, _, err = run(f"advise x/s.txt x_s.txt --cluster cpu-2-ranks {SMALL} --write w --top 30")
+    assert code == 2
+    assert "x_s.txt.txt: would hold x/s.txt and x_s.txt; nothing was written" in err
+    assert not Path("w").exists()
+
+
 def test_commands_are_what_real_ranks_take(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every one, as far as ranks would start; and one to its end."""
     from realrun import cli

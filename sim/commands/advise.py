@@ -241,8 +241,11 @@ def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) ->
     from sim.output import write_new
 
     ranked, unranked, _ = _groups(options)
-    chosen = {
-        folder / (re.sub(r"[^\w.+-]+", "_", each.name) + ".txt"): each for each in [*ranked[:top], *unranked[:top]]
-    }
+    chosen: dict[Path, Option] = {}
+    for option in [*ranked[:top], *unranked[:top]]:
+        path = folder / (re.sub(r"[^\w.+-]+", "_", option.name) + ".txt")
+        if path in chosen:
+            raise ValueError(f"{path}: would hold {chosen[path].name} and {option.name}; nothing was written")
+        chosen[path] = option
     write_new({path: str(option.schedule) for path, option in chosen.items()})
     return [_command(str(path), option, asked) for path, option in chosen.items()]

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sim.cluster import Cluster
 from sim.schedule import Schedule
@@ -60,6 +60,7 @@ from sim.vulnerability import Vulnerability
 from sim.workload import Workload
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, BeforeValidator(str)]  # a number that should have been one is then looked at like the others
 Trials = Annotated[int, Field(ge=1, le=10**6)]
 
 
@@ -73,14 +74,16 @@ class _Base(BaseModel):
 class _Settings(_Base):
     search: Literal["settings"]
     axes: dict[str, Any]
-    minimize: Annotated[list[str], Field(min_length=1)]
-    limits: list[str] = Field(default_factory=list)
+    minimize: Annotated[list[Text], Field(min_length=1)]
+    limits: list[Text] = Field(default_factory=list)
     trials: Trials
 
 
 class _Layers(_Base):
     search: Literal["layers"]
-    modes: Annotated[list[str], Field(min_length=2)] = Field(default_factory=lambda: [str(mode) for mode in MORE_MODES])
+    modes: Annotated[list[Text], Field(min_length=2)] = Field(
+        default_factory=lambda: [str(mode) for mode in MORE_MODES]
+    )
     points: Annotated[int, Field(ge=1, le=1000)] = 8
     probes: Annotated[int, Field(ge=1, le=1000)] = 20
 
