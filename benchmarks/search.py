@@ -8,7 +8,7 @@ and by what the digits model's images lose (sim/vulnerabilities).  Intervals: th
 cluster's uncertain numbers (sim/inputs.py), the same for both that are compared.  order: local search from the named
 schedules, at no higher mean age.  verify: winners on two real ranks against one process, float64.  digits: winners of a
 search on the digits model, judged by its real images.  Without words, all.  Adds to
-benchmarks/results/search.json what is not there."""
+benchmarks/results/search.json what is not there, and to each part which command, commit and machine made it last."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def order_of(run: Run, name: str) -> list[Row]:
                      "simulated_s": simulated, "mean_age_start": cost_of(None)(whole),
                      "mean_age_found": cost_of(None)(plan), "memory_bytes_start": memory_bytes(whole, run),
                      "memory_bytes_found": memory_bytes(plan, run), **told,
-                     "few_steps_text": str(found.schedule)})  # fmt: skip
+                     "few_steps_text": str(reordered(with_settings(few.schedule, found.candidate.settings),
+                                                     found.candidate.shifts))})  # fmt: skip
         print({key: rows[-1][key] for key in ("cluster", "start", "means", "found", "start_s", "found_s",
                "mean_age_start", "mean_age_found", "saved_90")}, flush=True)  # fmt: skip
     return rows
@@ -243,11 +244,13 @@ def read() -> Row:
     return json.loads(TARGET.read_text()) if TARGET.exists() else {}  # type: ignore[no-any-return]
 
 
-def keep(part: str, found: Any) -> None:
-    """Adds rows to a part of the results, or puts it there: hours of work should survive the next mistake."""
+def keep(part: str, found: Any, made: dict[str, str]) -> None:
+    """Adds rows to a part of the results, or puts it there: hours of work should survive the next mistake.
+
+    made: date, command, machine and commit ("+ changes" if files differed from it when the command began)."""
     results = read()
     results[part] = [*results.get(part, []), *found] if part in ("layers", "order") else found
-    results["meta"] = machine()
+    results["meta"] = {**results.get("meta", {}), part: made}
     TARGET.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -262,16 +265,17 @@ def main(words: Sequence[str]) -> None:
     wanted = [word for word in words if word not in CLUSTERS] or ["layers", "order", "verify", "digits"]
     clusters = [Cluster.load(word).name for word in words if word in CLUSTERS]
     some = [run for run in runs() if not clusters or run.cluster.name in clusters]
+    made = machine()  # before anything is written, which would be a change
     for run in some:
         if "layers" in wanted and missing("layers", run):
-            keep("layers", layers_of(run))
+            keep("layers", layers_of(run), made)
     for run in some:
         if "order" in wanted and run.workload.images == 16 and missing("order", run):
-            keep("order", [row for name in ("sync", "interweaved") for row in order_of(run, name)])
+            keep("order", [row for name in ("sync", "interweaved") for row in order_of(run, name)], made)
     if "verify" in wanted:
-        keep("verify", verified(winners(read(), ORDER_STEPS)))
+        keep("verify", verified(winners(read(), ORDER_STEPS)), made)
     if "digits" in wanted:
-        keep("digits", digits())
+        keep("digits", digits(), made)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 Candidates are the named methods, exact rivals, fewer bytes, caching, and synchronous steps that are as few as the
 latency of a stale schedule pays for.  Each is evaluated on draws of the cluster's uncertain numbers (sim/inputs.py),
-the same for all: an interval of each, and of each pair the share of draws in which one is faster.  It knows what is
-compared and what limits mean; it refuses to know how an image looks: quality is a mean age, or what a vulnerability's
-file estimates (sim/vulnerability.py)."""
+the same for all: an interval of each, and of each pair the share of draws in which one is faster.  What costs images
+something that is in no number here (rounded rows, stale keys and values; fewer steps, unless a vulnerability says) is
+not ranked beside the rest.  It knows what is compared and what limits mean; it refuses to know how an image looks:
+quality is a mean age, or what a vulnerability's file estimates (sim/vulnerability.py)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster
+from sim.cost import check_compute
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
 from sim.rivals import contenders
@@ -76,6 +78,24 @@ class Option:
         """Of all ranks."""
         return self.workload.images_in_all / self.makespan_s
 
+    @property
+    def source(self) -> str:
+        """What `load_schedule` reads: the name without the wire or the steps that stand after it."""
+        return self.name.partition(", ")[0]
+
+    @property
+    def unpriced(self) -> str:
+        """What of it costs images something that is in none of its numbers; "" if nothing does."""
+        if self.why == "fewer bytes":
+            return "rounded rows"
+        if self.facts.oldest_attention_steps:
+            return "stale keys and values"
+        return self.why if self.why == "fewer steps" and self.quality is None else ""
+
+    def in_time(self, latency_s: float) -> float:
+        """Share of draws in which it takes no longer."""
+        return float(np.mean(self.seconds <= latency_s))
+
     def faster_than(self, other: Option) -> float:
         """Share of draws in which it is; ties count half."""
         return float(np.mean((self.seconds < other.seconds) + 0.5 * (self.seconds == other.seconds)))
@@ -95,9 +115,12 @@ class Asked:
 
 
 def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
-    """All candidates that can be run, best first: those within all limits, then the others.
+    """All candidates that can be run, best first: those within all limits, then those whose cost in images is in no
+    number, then those beyond the limits.
 
-    Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it."""
+    Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it.  Raises
+    ValueError, before anything is evaluated, for a dtype or a further candidate that cannot be."""
+    _check_dtype(asked)
     options = [option for each in _candidates(asked) if (option := _option(asked, each, tell)) is not None]
     options += _fewer_steps(asked, options, tell)
     return sorted(options, key=lambda option: _order(asked, option))
@@ -111,19 +134,29 @@ class _Candidate:
     workload: Workload
 
 
+def _check_dtype(asked: Asked) -> None:
+    check_compute(asked.workload, asked.cluster)
+    if asked.workload.dtype is not None and isinstance(asked.cluster.compute, Gpu):
+        asked.cluster.compute.flops_per_s(asked.workload.dtype)
+
+
 def _candidates(asked: Asked) -> Iterator[_Candidate]:
-    yield _Candidate("sync", "exact", _plan(asked, "sync"), asked.workload)
-    for source in (*STALE, *PATCHES, *asked.also):
+    own = {source: _plan(asked, source) for source in asked.also}
+    for source in dict.fromkeys(("sync", *STALE, *PATCHES, *own)):
         try:
-            yield _Candidate(
-                source, "exact" if source == "patch_parallel" else "stale", _plan(asked, source), asked.workload
-            )
-        except ValueError:
-            if source in asked.also:
-                raise
-    stale = [source for source in (*STALE, *asked.also) if " " not in source]
+            plan = own.get(source) or _plan(asked, source)
+        except ValueError:  # not with so many experts a token
+            continue
+        yield _Candidate(source, "stale" if _is_stale(plan) else "exact", plan, asked.workload)
+    stale = [source for source in dict.fromkeys((*STALE, *asked.also)) if " " not in source]
     for name, why, schedule, workload in contenders(stale, asked.steps, asked.workload):
-        yield _Candidate(name, why, schedule, workload)
+        if name not in own:
+            yield _Candidate(name, why, schedule, workload)
+
+
+def _is_stale(plan: Schedule) -> bool:
+    added = any(age for layers in plan.staleness() for slots in layers for age in slots)
+    return added or any(map(any, plan.attention_staleness()))
 
 
 def _plan(asked: Asked, source: str, steps: int | None = None) -> Schedule:
@@ -132,11 +165,15 @@ def _plan(asked: Asked, source: str, steps: int | None = None) -> Schedule:
 
 
 def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
-    """What becomes of a candidate; None where it cannot be run (images that cannot be cut, experts that do not fit)."""
+    """What becomes of a candidate; None where it cannot be run (images that cannot be cut, experts that do not fit).
+
+    Raises ValueError if that is one that was asked for."""
     tell(one.name)
     draws = len(next(iter(asked.draws.values()))) if asked.draws else 1
     outcome = evaluate(Case(one.schedule, one.workload, asdict(asked.cluster), draws, asked.draws))
     if outcome.error[0] is not None or np.isnan(outcome.makespan_s).any():
+        if one.name in asked.also:
+            raise ValueError(f"{one.name}: {outcome.error[0] or 'its makespan is not known'}")
         return None
     gpu = isinstance(asked.cluster.compute, Gpu)
     book = FactBook(one.schedule)
@@ -181,20 +218,27 @@ def _fewer_steps(asked: Asked, options: Sequence[Option], tell: Tell) -> list[Op
     return [*found.values()]
 
 
-def _order(asked: Asked, option: Option) -> tuple[float, ...]:
+def ranked_by(asked: Asked) -> str:
+    """What the order of an advice is."""
     limits = asked.limits
-    unlimited = limits.mean_age is None and limits.quality is None
+    if limits.latency_s is None or limits.mean_age is not None or limits.quality is not None:
+        return "makespan"
+    return "mean age" if asked.vulnerability is None else "quality"
+
+
+def _order(asked: Asked, option: Option) -> tuple[float, ...]:
     cost = option.facts.mean_age_steps if option.quality is None else option.quality
-    first = cost if limits.latency_s is not None and unlimited else option.makespan_s
-    return len(option.against), first, option.makespan_s
+    first = option.makespan_s if ranked_by(asked) == "makespan" else cost
+    return len(option.against), bool(option.unpriced), first, option.makespan_s
 
 
 def verdicts(options: Sequence[Option]) -> list[str]:
-    """[option]: "" for the first; "too close to call" with the number of the best that may be slower; else by how much
-    it is slower than the first."""
+    """[option]: "" for the first; "too close to call" with the number of the first ranked one that may be slower; else
+    by how much it is slower than the first."""
     told = []
     for n, option in enumerate(options):
-        close = [i for i in range(n) if not options[i].against and _close(options[i], option)]
+        ranked = [i for i in range(n) if not options[i].against and not options[i].unpriced]
+        close = [i for i in ranked if _close(options[i], option)]
         if n == 0 or option.against:
             told.append("; ".join(option.against))
         elif close:
@@ -218,10 +262,9 @@ def evidence(asked: Asked) -> list[str]:
     if isinstance(cluster.link, Network):
         told = {name: resource.source for name, resource in cluster.link.resources.items()}
         lines += [f"{name}: {source or 'no source given'}" for name, source in told.items()]
-    lines.append("fewer bytes: what rounding rows costs in images is neither in ages nor in quality")
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
     if asked.vulnerability is None:
-        lines.append("quality: none; a mean age in steps says nothing of fewer steps")
+        lines.append("mean age: exact, from the schedules; what a step of it costs in images, it does not say")
     else:
         told_errors = ", ".join(f"{key} {value:.3g}" for key, value in asked.vulnerability.errors.items())
         lines.append(f"quality: {asked.vulnerability.source}; errors on other schedules: {told_errors or 'not stated'}")

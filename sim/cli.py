@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from sim.commands.advise import advise, sensitivity
+from sim.commands.advise import advise
 from sim.commands.cluster import cluster
 from sim.commands.memory import memory
 from sim.commands.profile import read_back
@@ -19,6 +19,7 @@ from sim.commands.results import results
 from sim.commands.rivals import rivals
 from sim.commands.schedules import check, schedules, show
 from sim.commands.search import search
+from sim.commands.sensitivity import sensitivity
 from sim.commands.similarity import similarity
 from sim.commands.simulate import simulate
 from sim.commands.sweep import sweep

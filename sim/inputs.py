@@ -26,12 +26,13 @@ _FURTHEST_SHARE = 0.4  # one that is drawn stays below 1
 @dataclass(frozen=True)
 class Input:
     """Numbers that err together.  keys: settings (sim/sweeps/point.py); error: standard error over the number; source:
-    where number and error come from."""
+    where number and error come from; stated: the error is the cluster's own, and not assumed here."""
 
     name: str
     keys: tuple[str, ...]
     error: float
     source: str
+    stated: bool = False
 
 
 def inputs_of(cluster: Cluster, assumed: float = ASSUMED) -> list[Input]:
@@ -53,7 +54,14 @@ def _stated(cluster: Cluster) -> Iterator[Input]:
     for key, error in cluster.errors.items():
         value = values[key]
         if value > 0 and error > 0 and error / value < 1:
-            yield Input(key, (f"times.cluster.{key}",), error / value, "standard error that the cluster states")
+            yield Input(key, (f"times.cluster.{key}",), error / value, _source(cluster, key), stated=True)
+
+
+def _source(cluster: Cluster, key: str) -> str:
+    """What the cluster says of where a number comes from: of a link's resource, or of all."""
+    name = key.removeprefix("link.resources.").partition(".")[0]
+    resource = None if isinstance(cluster.link, Link) else cluster.link.resources.get(name)
+    return (resource.source if resource else "") or cluster.source or "no source given"
 
 
 def _numbers(tables: Mapping[str, Any], key: str = "") -> dict[str, float]:

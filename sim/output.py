@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +27,39 @@ def refuse_unwritable(path: Path | str) -> None:
         raise PermissionError(errno.EACCES, f"cannot be written: {error.strerror}", str(path)) from None
     finally:
         probe.unlink(missing_ok=True)
+
+
+def refuse_strangers(folder: Path, known_by: str, whose: str, but: Collection[str] = ()) -> None:
+    """Raises ValueError if `folder` is no folder, or holds files, but `but`, and none called `known_by`: the results
+    of a `whose` are not put beside anything else."""
+    if not folder.exists() or (folder / known_by).exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    names = [name for name in sorted(os.listdir(folder)) if name not in but and not name.startswith(".")]
+    if names:
+        raise ValueError(f"{folder} holds {names[0]}, and no {whose}: nothing is put beside it; say another --out")
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises ValueError if there is a `path`: what somebody keeps is not written over."""
+    if path.exists():
+        raise ValueError(f"{path}: is there already, and is not written over; give another name, or remove it first")
+
+
+def write_new(texts: Mapping[Path, str]) -> None:
+    """Writes texts into new files, of which those that hold the same already stay.
+
+    Raises ValueError, and writes nothing, if one of them holds anything else; OSError if it cannot be read."""
+    there = {path for path in texts if path.exists()}
+    if others := [str(path) for path in texts if path in there and path.read_bytes() != texts[path].encode()]:
+        told = f"{others[0]}{f' and {len(others) - 1} more' if len(others) > 1 else ''}"
+        raise ValueError(f"{told}: there already, with other contents; nothing was written: give another folder")
+    for path, text in texts.items():
+        if path not in there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as part:
+                part.write_text(text)
 
 
 @contextmanager

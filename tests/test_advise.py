@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +19,15 @@ from sim.cli import main
 from sim.cluster import Cluster
 from sim.engine import simulate
 from sim.inputs import drawn, factors, inputs_of
+from sim.launch import launch_command
 from sim.load import load_schedule
 from sim.memory import memory
+from sim.models import load_model
 from sim.sensitivity import influences, one_at_a_time, ranking
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
+ROOT = Path(__file__).parent.parent
 CLUSTER = Cluster.load("cpu-2-ranks")
 MODEL = replace(MODELS["tiny"], layers=2)
 DRAWS = 24
@@ -59,7 +65,9 @@ def test_rivals_without_staleness_and_fewer_steps_are_among_them(options: list[O
 
 
 def test_they_are_ordered_by_makespan_and_limits_go_first(options: list[Option]) -> None:
-    assert [o.makespan_s for o in options] == sorted(o.makespan_s for o in options)
+    assert [(bool(o.unpriced), o.makespan_s) for o in options] == sorted(
+        (bool(o.unpriced), o.makespan_s) for o in options
+    )
     limited = advise(asked(mean_age=0.5))
     kept = [not option.against for option in limited]
     assert kept == sorted(kept, reverse=True)
@@ -72,8 +80,22 @@ def test_within_a_latency_the_least_stale_is_first(options: list[Option]) -> Non
     found = [option for option in advise(asked(latency_s=limit)) if not option.against]
     assert found
     assert all(option.makespan_s <= limit for option in found)
-    ages = [option.facts.mean_age_steps for option in found]
+    ages = [(bool(option.unpriced), option.facts.mean_age_steps) for option in found]
     assert ages == sorted(ages)
+
+
+def test_what_no_number_prices_is_not_ranked_beside_the_rest(options: list[Option]) -> None:
+    """Fewer steps, rounded rows, stale keys and values: mean age 0 or low, and images that lose."""
+    for option in options:
+        stale_attention = option.facts.oldest_attention_steps > 0
+        assert bool(option.unpriced) == (option.why in ("fewer steps", "fewer bytes") or stale_attention), option.name
+    assert {option.unpriced for option in options} == {"", "fewer steps", "rounded rows", "stale keys and values"}
+    costs = Vulnerability("v", 1, 1, 2, [[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0.5]])
+    known = advise(replace(asked(latency_s=9.0), vulnerability=costs))
+    assert {option.unpriced for option in known} == {"", "rounded rows", "stale keys and values"}
+    ranked = [option.quality for option in known if not option.unpriced]
+    assert ranked == sorted(ranked, key=lambda quality: quality or 0.0)
+    assert any(option.why == "fewer steps" for option in known[: len(ranked)])
 
 
 def test_memory_limits(options: list[Option]) -> None:
@@ -114,7 +136,7 @@ def test_evidence_names_every_source() -> None:
         "No data of such a machine",
         "inferred, not measured: the rate of 8x-l40s x",
         "NVIDIA Ada GPU architecture",
-        "quality: none",
+        "mean age: exact",
     ):
         assert source in lines
 
@@ -202,26 +224,106 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 SMALL = "--model tiny --images 2 --steps 3 --draws 8"
 
 
+def commands(out: str) -> list[str]:
+    return [line.strip() for line in out.splitlines() if " -m realrun " in line]
+
+
 def test_advise_ranks_writes_schedules_and_says_how_to_launch_them(run: Callable[..., Any]) -> None:
-    code, out, _ = run(f"advise interweaved stride=2 --cluster cpu-2-ranks {SMALL} --mean-age 1 --write w --top 30")
+    line = f"advise interweaved stride=2 --cluster cpu-2-ranks {SMALL} --mean-age 1 --write w --top 30"
+    code, out, _ = run(line)
     assert code == 0
+    assert out.startswith("ranked by makespan (mean age at most 1)")
     assert "interweaved stride=2" in out
-    launches = re.findall(r"torchrun --nproc-per-node 2 -m realrun (w/\S+\.txt) --model tiny --images 2", out)
-    assert len(launches) > 5
-    assert all("--dtype float32" in line for line in out.splitlines() if line.startswith("torchrun"))
-    assert {str(path) for path in Path("w").iterdir()} == {*launches}
-    for path in launches:
+    first, *launches = commands(out)
+    assert first.startswith("python -m realrun displaced --model tiny --images 2 --steps 3 --dtype float32")
+    assert first.endswith("--ranks 2 --link '29.88 MB/s'")
+    files = [shlex.split(launch)[3] for launch in launches]
+    assert len(files) > 5
+    assert sorted(map(str, Path("w").iterdir())) == sorted(files)
+    for path in files:
         assert load_schedule(path).top_k == 2
-    assert "the standard errors that the cluster states" in out
-    assert "quality: none" in out
+    assert re.search(r"standard errors stated by the cluster: compute.P.fixed_s 1.7%, .*-m calibration compare", out)
+    assert run(line)[0] == 0  # files that hold the same may stay
+    Path(files[0]).write_text("mine")
+    Path(files[1]).unlink()
+    code, _, err = run(line)
+    assert code == 2
+    assert f"{files[0]}: there already, with other contents; nothing was written: give another folder" in err
+    assert Path(files[0]).read_text() == "mine"
+    assert not Path(files[1]).exists()
+
+
+def test_two_schedules_are_not_written_into_one_file(run: Callable[..., Any]) -> None:
+    Path("x").mkdir()
+    for name in ("x/s.txt", "x_s.txt"):
+        Path(name).write_text(str(load_schedule("displaced", 3, MODELS["tiny"].layers)))
+    code, _, err = run(f"advise x/s.txt x_s.txt --cluster cpu-2-ranks {SMALL} --write w --top 30")
+    assert code == 2
+    assert "x_s.txt.txt: would hold x/s.txt and x_s.txt; nothing was written" in err
+    assert not Path("w").exists()
+
+
+def test_commands_are_what_real_ranks_take(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one, as far as ranks would start; and one to its end."""
+    from realrun import cli
+
+    _, out, _ = run(f"advise --cluster cpu-2-ranks {SMALL} --write w --top 30")
+    _, gpus, _ = run(f"advise --cluster 8x-h100 {SMALL} --write gpus --top 30")
+    first = commands(out)[0]
+    assert commands(gpus)[0].startswith("torchrun --nproc-per-node 8 -m realrun ")
+    with monkeypatch.context() as patched:
+        patched.setattr(cli, "_run", lambda *given: None)
+        for command in [*commands(out), *commands(gpus)]:
+            with pytest.raises(SystemExit) as ended:
+                cli.main(shlex.split(command.partition(" -m realrun ")[2]))
+            assert not ended.value.code, command
+    done = subprocess.run(
+        [sys.executable, *shlex.split(first)[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "2 ranks over links of 29.88 MB/s" in done.stdout
+
+
+def test_commands_that_real_ranks_lack_something_for() -> None:
+    def command(cluster: str, name: str = "S", pixels: int | None = None, **changes: Any) -> str:
+        machine = Cluster.load(cluster)
+        workload = Workload(load_model(name, pixels), machine.ranks, 4, **{"wire": "bfloat16", **changes})
+        return launch_command("sync", load_schedule("sync", 3, 12), workload, machine)
+
+    assert command("2x8-h100").startswith("torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d")
+    assert "nodes" not in command("8x-h100")
+    assert command("8x-h100", wire="int8").endswith("--dtype bfloat16 --wire int8")
+    assert "--link" not in command("8x-rtx4090")
+    with pytest.raises(ValueError, match="do not compute in fp8"):
+        command("8x-h100", dtype="fp8")
+    with pytest.raises(ValueError, match="of their own image size"):
+        command("8x-h100", pixels=512)
+    with pytest.raises(ValueError, match="bfloat16 rows gain nothing from travelling as float32"):
+        command("8x-h100", wire="float32")
 
 
 def test_advise_says_when_nothing_is_within_limits(run: Callable[..., Any]) -> None:
     code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} --latency 1us")
     assert code == 0
-    assert out.startswith("nothing is within all limits")
-    assert "the cluster states no errors" in out
+    assert out.startswith("nothing is within all limits (memory at most 85.5 GB, makespan at most 1 us)")
+    assert "standard errors assumed, not measured, since the cluster states none: rate of port 10.0%" in out
+    assert "stated by the cluster" not in out
     assert "too slow" in out
+    assert "nothing to run" in out
+
+
+def test_stated_and_assumed_errors_are_told_apart(run: Callable[..., Any]) -> None:
+    code, out, _ = run(f"sensitivity sync dice --cluster 8x-rtx4090 {SMALL} --points 2")
+    assert code == 0
+    assert re.search(r"stated by the cluster: link.resources.bridge.bytes_per_s 63.7%.* come from: inferred, not", out)
+    assert "assumed, not measured, since the cluster states none: rate of port 10.0%" in out
+
+
+def test_a_name_that_is_wrong_is_told_before_anything_is_evaluated(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.advise.evaluate", lambda case: pytest.fail("evaluated"))
+    for line in ("advise nope --cluster 8x-h100", "advise --cluster 8x-h100 --dtype nope"):
+        assert run(line)[0] == 2
 
 
 def test_sensitivity_says_what_matters_and_how_sure(run: Callable[..., Any]) -> None:
@@ -244,6 +346,10 @@ def test_sensitivity_says_what_matters_and_how_sure(run: Callable[..., Any]) -> 
         ("advise --cluster 8x-h100 --quality 1 --vulnerability nope", "no vulnerability is called nope"),
         ("sensitivity sync --cluster 8x-h100 --steps 2 --model S --points 7", "should be a power of 2"),
         ("sensitivity nope --cluster 8x-h100", "unknown schedule 'nope'"),
+        ("sensitivity sync dice sync --cluster 8x-h100", "sync stands there twice"),
+        ("advise --cluster 8x-h100 --dtype nope", "has no nope; it has fp32"),
+        (f"advise --cluster 8x-h100 --write {__file__}", "is not a folder"),
+        ("advise interweaved pieces=9 --cluster 8x-h100 --model tiny --steps 2 --draws 2", "interweaved pieces=9: "),
     ],
 )
 def test_questions_that_make_no_sense_are_refused(run: Callable[..., Any], line: str, said: str) -> None:

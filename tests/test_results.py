@@ -99,6 +99,17 @@ def test_pareto_takes_directions_and_leaves_out_what_was_refused() -> None:
         pareto(table, ["a", "c"])
 
 
+def test_an_export_replaces_no_file_and_is_not_taken_for_rows(folder: Path, run: Callable[..., Any]) -> None:
+    Path("mine.csv").write_text("mine")
+    code, _, err = run(folder, "--export", "mine.csv")
+    assert (code, Path("mine.csv").read_text()) == (2, "mine")
+    assert "mine.csv: is there already, and is not written over; give another name, or remove it first" in err
+    code, _, err = run(folder, "--export", folder / "best.parquet")
+    assert code == 2
+    assert "are read as rows of the sweep; say another folder" in err
+    assert len(read_results(folder)) == 12
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 def test_exports_hold_every_number(folder: Path, tmp_path: Path, suffix: str) -> None:
     table, path = read_results(folder), tmp_path / f"x{suffix}"

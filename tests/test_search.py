@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,17 +20,21 @@ from anything import any_schedule
 from cases import cluster, model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna import Study
 from typer.testing import CliRunner
 
 from sim import Schedule, ScheduleError, Workload, load_schedule, simulate
 from sim.cli import app
 from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_search
+from sim.search.folder import digest
+from sim.search.folder import opened as claimed
 from sim.search.knapsack import front, unbeaten
 from sim.search.layers import MORE_MODES, LayerSearch, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise, mean_ages
+from sim.search.limits import excess, missed
 from sim.search.order import KINDS, Candidate, local_search, reordered
 from sim.search.run import cost_of
-from sim.search.settings import go_on, opened, told, unbeaten_trials
+from sim.search.settings import found_rows, go_on, opened, told, unbeaten_trials
 from sim.vulnerability import Vulnerability, quality_cost
 
 ROOT = Path(__file__).parent.parent
@@ -212,7 +217,8 @@ def test_a_search_of_orders_only_gets_faster_and_never_staler() -> None:
 
     found, again = ([*local_search(build, slow, cost_of(None), 60, seed=2)] for _ in range(2))
     seconds = [each.seconds for each in found]
-    assert len(found) > 1
+    assert len(found) == 61
+    assert len({*seconds}) > 1
     assert seconds[0] == slow(plan)
     assert seconds == sorted(seconds, reverse=True)
     assert all(each.cost <= cost_of(None)(plan) for each in found)
@@ -256,25 +262,70 @@ def written(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "changes", "why"),
     [
-        (SETTINGS, ["minimize=[speed]"], "minimize: there is no speed; there are makespan_s"),
-        (SETTINGS, ["limits=[speed < 3]"], "limits: 'speed < 3': there is no speed"),
-        (SETTINGS, ["vulnerability=digits"], "vulnerability: has no effect: nothing asks for image_cost"),
-        (SETTINGS, ["minimize=[image_cost]"], "vulnerability: image_cost needs one"),
+        (SETTINGS, ["minimize=[speed]"], "minimize[0]: there is no speed; there are makespan_s"),
+        (SETTINGS, ["minimize=[memory_fits]"], "minimize[0]: there is no memory_fits"),
+        (SETTINGS, ["minimize=[makespan_s,-makespan_s]"], "minimize[1]: '-makespan_s' names a column twice"),
+        (SETTINGS, ["limits=[speed < 3]"], "limits[0]: 'speed < 3': there is no speed"),
+        (SETTINGS, ["limits=[3,images]"], "limits[0]: '3' should be a condition"),
+        (SETTINGS, ["limits=[3,images]"], "limits[1]: 'images' should be a condition"),
+        (SETTINGS, ["limits=[images]"], "limits[0]: 'images' should be a condition"),
+        (SETTINGS, ["limits=[wire < 3]"], "limits[0]: 'wire < 3' does with texts what only numbers can"),
+        (SETTINGS, ["limits=[images > 3,images > 3]"], "limits[1]: 'images > 3' stands there twice"),
+        (SETTINGS, ["vulnerability=digits"], "vulnerability: 'digits' has no effect: nothing asks for quality"),
+        (SETTINGS, ["minimize=[quality]"], "vulnerability: missing; quality needs one"),
+        (SETTINGS, ["minimize=[quality]", "vulnerability=nope"], "vulnerability: no vulnerability is called nope"),
+        (
+            SETTINGS,
+            ["minimize=[quality]", "vulnerability=digits", "base.vulnerability=digits"],
+            "vulnerability: 'digits', and one is in base or axes, too",
+        ),
         (SETTINGS, ["axes.schedule=[]"], "axes.schedule: is empty"),
-        (SETTINGS, ["trials=0"], "greater than or equal to 1"),
-        (LAYERS, ["modes=[sync,late]"], "cannot read the mode 'late'"),
-        (LAYERS, ["modes=[sync,sync]"], "name one twice"),
-        (LAYERS, ["base.schedule=dice"], "base.schedule has no effect"),
-        (LAYERS, ["trials=3"], "trials"),
+        (SETTINGS, ["trials=0"], "search.yaml: trials: Input should be greater than or equal to 1 (0)"),
+        (SETTINGS, ["speed=0"], "search.yaml: speed: unknown key (0)"),
+        (LAYERS, ["modes=[sync,late]"], "modes[1]: cannot read the mode 'late'"),
+        (LAYERS, ["modes=[sync,sync]"], "modes[1]: 'sync' names one twice"),
+        (LAYERS, ['modes=[sync,"stale 1,2,3"]'], "modes: 'stale 1,2,3' should have an interval for each of top_k=2"),
+        (LAYERS, ["base.model.layers=1"], "base: a network of 1 layer has nothing to choose among"),
+        (LAYERS, ["base.schedule=dice"], "base.schedule: 'dice' has no effect"),
+        (LAYERS, ["trials=3"], "trials: unknown key (3)"),
+        (LAYERS, ["base.model.top_k=3", "vulnerability=digits"], "vulnerability: vulnerability digits is of top_k=2"),
         (ORDER, ["base.speed=3"], "base.speed: there is no such setting"),
-        (ORDER, ["search=luck"], "luck"),
+        (ORDER, ["base.cluster=nowhere"], "base.cluster: no cluster is called nowhere"),
+        (ORDER, ["base.seed=3"], "base.seed: 3 has no effect"),
+        (ORDER, ["base.vulnerability=digits"], "base.vulnerability: 'digits' has no effect; say it beside base"),
+        (ORDER, ["base.dtype=fp64"], "base.dtype: 'fp64'"),
+        (ORDER, ["search=luck"], "search: 'luck' is no kind of search; there are settings, layers, order"),
+        ("base: {}", [], "search: missing; there are settings, layers, order"),
+        ((ROOT / "examples" / "sweep.yaml").read_text(), [], "this is a sweep, for `python -m sim sweep"),
         ("a: [", [], "search.yaml"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, text: str, changes: list[str], why: str) -> None:
+    dotted = [change for change in changes if change.startswith("base.model.")]  # which is one key, not a path
+    for change in dotted:
+        key, _, value = change.removeprefix("base.").partition("=")
+        text = text.replace("base: {", f"base: {{{key}: {value}, ").replace(", model.layers: 4", "")
     with pytest.raises(ValueError, match=r"search\.yaml: ") as error:
-        read_search(written(tmp_path, text), changes)
+        read_search(written(tmp_path, text), [change for change in changes if change not in dotted])
     assert why in str(error.value)
+
+
+def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
+    changes = ["base.images=-1", "axes.schedule=[]", "minimize=[speed,makespan_s,makespan_s]", "limits=[a b,fun > 1]",
+               "vulnerability=nope", "trials=none", "luck=1"]  # fmt: skip
+    with pytest.raises(ValueError, match="base") as error:
+        read_search(written(tmp_path, SETTINGS), changes)
+    lines = str(error.value).splitlines()
+    places = ("base.images: -1", "axes.schedule:", "minimize[0]:", "minimize[2]:", "limits[0]: 'a b'", "limits[1]:",
+              "vulnerability: no vulnerability", "trials:", "luck: unknown key")  # fmt: skip
+    for place in places:
+        assert [place in line for line in lines].count(True) == 1, place
+    with pytest.raises(ValueError, match="base") as error:
+        read_search(
+            written(tmp_path, LAYERS), ["base.images=-1", "modes=[sync,late]", "vulnerability=nope", "points=0"]
+        )
+    for place in ("base.images: -1", "modes[1]:", "vulnerability:", "points:"):
+        assert place in str(error.value)
 
 
 def test_files_are_read(tmp_path: Path) -> None:
@@ -283,28 +334,97 @@ def test_files_are_read(tmp_path: Path) -> None:
         assert isinstance(read_search(written(tmp_path, text)), kind)
 
 
-def test_trials_are_told_once_and_only_once_whatever_stops_them(tmp_path: Path) -> None:
-    """A search that is killed goes on: what was asked and never told is asked again."""
-    search = read_search(written(tmp_path, SETTINGS))
+def settings_search(folder: Path, text: str, *changes: str) -> SettingsSearch:
+    search = read_search(written(folder, text), changes)
     assert isinstance(search, SettingsSearch)
-    journal = tmp_path / "journal.log"
-    study = opened(search, journal)
-    go_on(replace(search, trials=5), study)
-    lost = study.ask()
-    lost.suggest_categorical("schedule", ["sync", "interweaved"])
-    study = opened(search, journal)  # as after a kill
+    return search
+
+
+def history(study: Study) -> list[tuple[dict[str, object], list[float] | None]]:
+    return [(trial.params, trial.values) for trial in told(study)]
+
+
+@pytest.mark.parametrize("goals", ["[makespan_s,mean_age_steps]", "[makespan_s]"])
+def test_trials_are_those_of_a_search_that_was_never_stopped(tmp_path: Path, goals: str) -> None:
+    """Stopped while a trial ran, in and between generations, and with more trials later: the same trials, told once."""
+    text = SETTINGS.replace("[sync, interweaved]", "[displaced, interweaved]")  # which all can be run
+    search = settings_search(tmp_path, text, f"minimize={goals}", "trials=110")
+    whole = opened(search, tmp_path / "whole.log")
+    go_on(search, whole)
+    for trials in (3, 50, 51, 100, 110):
+        study = opened(replace(search, trials=trials), tmp_path / "parts.log")  # as after a kill
+        go_on(replace(search, trials=trials), study)
+        assert len(told(study)) == trials
+        study.sampler = whole.sampler
+        lost = study.ask()
+        lost.suggest_categorical("schedule", ["displaced", "interweaved"])
+        lost.set_user_attr("row", {})
+    assert history(study) == history(whole)
+    assert found_rows(search, study) == found_rows(search, whole)
+
+
+def test_what_is_found_is_within_limits_and_unbeaten(tmp_path: Path) -> None:
+    search = settings_search(tmp_path, SETTINGS)
+    study = opened(search, journal := tmp_path / "journal.log")
     go_on(search, study)
-    assert told(study) == 30
-    numbers = [trial.number for trial in study.trials if trial.user_attrs.get("told")]
-    assert len({*numbers}) == 30
     found = unbeaten_trials(study)
     assert found
     assert all(trial.params["images"] >= 8 for trial in found)
     values = [trial.values for trial in found]
     assert [a for a, _ in values] == sorted({a for a, _ in values})
     assert [b for _, b in values] == sorted({b for _, b in values}, reverse=True)
+    opened(replace(search, trials=99), journal)
     with pytest.raises(ValueError, match="holds the trials of another search"):
         opened(replace(search, minimize=("makespan_s",)), journal)
+
+
+def test_a_goal_with_a_minus_is_to_be_large(tmp_path: Path) -> None:
+    search = settings_search(tmp_path, SETTINGS, "minimize=[-images_per_s,makespan_s]", "trials=60")
+    study = opened(search, tmp_path / "journal.log")
+    go_on(search, study)
+    rows = found_rows(search, study)
+    rates = [row["images_per_s"] for row in rows]
+    assert rates == sorted(rates, reverse=True)
+    ran = [trial.user_attrs["row"] for trial in told(study) if trial.values is not None]
+    within = [row for row in ran if row["images"] >= 8]
+    assert rates[0] == max(row["images_per_s"] for row in within)
+    assert rows[-1]["makespan_s"] == min(row["makespan_s"] for row in within)
+
+
+def test_quality_is_that_of_a_sweep(tmp_path: Path) -> None:
+    changes = ("minimize=[quality]", "vulnerability=digits", "trials=4")
+    search = settings_search(tmp_path, SETTINGS.replace("[null, 2]", "[null]"), *changes)
+    study = opened(search, tmp_path / "journal.log")
+    go_on(search, study)
+    for trial in told(study):
+        plan = load_schedule(trial.params["schedule"], 4, 3)
+        assert trial.values == [quality_cost(plan, Vulnerability.load("digits"))]
+
+
+def test_excess_is_the_share_of_the_bound_that_is_missed() -> None:
+    row = {"a": 3.0, "fits": False, "b": 2, "none": None}
+    assert excess("a <= 3", row) == 0
+    assert excess("a <= 2", row) == pytest.approx(0.5)
+    assert excess("a * b >= 12", row) == pytest.approx(0.5)
+    assert 0 < excess("a < 3", row) < 1e-9
+    assert [excess(limit, row) for limit in ("fits", "a < 2 or b > 3", "none > 1", "a / (b - 2) < 1")] == [1, 1, 1, 1]
+    assert missed(["a <= 3", "fits", "none > a"], row) == ["fits (fits=False)", "none > a (none=not known, a=3)"]
+
+
+def test_the_command_says_what_comes_nearest_where_nothing_is_within_limits(tmp_path: Path) -> None:
+    run, file = CliRunner(), written(tmp_path, SETTINGS)
+    fits = run.invoke(app, ["search", str(file), "limits=[memory_fits]", "trials=4", "--out", str(tmp_path / "fits")])
+    assert fits.exit_code == 0
+    arguments = ["search", str(file), "limits=[images >= 40,memory_fits]", "trials=12", "--out", str(tmp_path / "none")]
+    result = run.invoke(app, arguments)
+    assert result.exit_code == 1
+    first, second = result.stdout.splitlines()
+    nearest = re.fullmatch(r"nothing is within the limits; trial \d+ comes nearest: .*images=(\d+)", first)
+    assert nearest
+    search = settings_search(tmp_path, SETTINGS, *arguments[2:4])
+    asked = [trial.params["images"] for trial in told(opened(search, tmp_path / "none" / "journal.log"))]
+    assert int(nearest[1]) == max(asked)
+    assert second == f"  misses images >= 40 (images={max(asked)})"
 
 
 def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -312,14 +432,14 @@ def test_the_command_goes_on_after_a_kill(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sim", "search", str(file), "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as first:
         journal, deadline = out / "journal.log", time.monotonic() + 60
-        while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count("told") < 2):
+        while time.monotonic() < deadline and (not journal.exists() or journal.read_text().count('"row"') < 2):
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0].split()[:3] == ["trial", "schedule", "schedule.stride"]
     search = read_search(file)
     assert isinstance(search, SettingsSearch)
-    assert told(opened(search, journal)) == 16
+    assert len(told(opened(search, journal))) == 16
 
 
 def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> None:
@@ -332,34 +452,119 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
     for row in rows:
         plan = load_schedule(str(out / row["schedule"]))
         assert np.mean(plan.staleness()) == pytest.approx(row["mean age"])
-    out = tmp_path / "order"
-    for trials in ("10", "25"):  # the second goes on
-        result = run.invoke(app, ["search", str(written(tmp_path, ORDER)), f"trials={trials}", "--out", str(out)])
-        assert result.exit_code == 0, result.output
-    held = json.loads((out / "order.json").read_text())
-    assert held["done"] == 25
-    assert load_schedule(str(out / "order.txt")).steps == 4
 
 
-@pytest.mark.parametrize(("text", "held"), [("LAYERS", "front.json"), ("ORDER", "order.json")])
+def searched(file: Path, out: Path, *changes: str) -> None:
+    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+
+
+def test_orders_are_those_of_a_search_that_was_never_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, whole, parts = written(tmp_path, ORDER), tmp_path / "whole", tmp_path / "parts"
+    searched(file, whole, "trials=40")
+    rows = json.loads((whole / "order.json").read_text())["rows"]
+    assert len(rows) > 2
+    for trials in (1, 10, 25, 40):
+        searched(file, parts, f"trials={trials}")
+        assert json.loads((parts / "order.json").read_text())["done"] == trials
+    assert (parts / "order.json").read_text() == (whole / "order.json").read_text()
+    assert (parts / "order.txt").read_text() == (whole / "order.txt").read_text()
+    assert load_schedule(str(parts / "order.txt")).steps == 4
+
+    for ends in (0, 7):  # killed at a trial
+
+        def write(path: Path, text: str, ends: int = ends) -> None:
+            path.write_text(text)
+            if path.name == "order.json" and json.loads(text)["done"] == ends:
+                raise KeyboardInterrupt
+
+        out = tmp_path / f"killed-{ends}"
+        with monkeypatch.context() as patched:
+            patched.setattr("sim.search.run._write", write)
+            assert CliRunner().invoke(app, ["search", str(file), "trials=40", "--out", str(out)]).exit_code
+        searched(file, out, "trials=40")
+        assert (out / "order.json").read_text() == (whole / "order.json").read_text()
+
+
+KINDS_OF_SEARCH = [("SETTINGS", "journal.log"), ("LAYERS", "layers-0.txt"), ("ORDER", "order.txt")]
+
+
+@pytest.mark.parametrize(("text", "held"), KINDS_OF_SEARCH)
 def test_a_folder_of_another_search_is_left_alone(tmp_path: Path, text: str, held: str) -> None:
     run, file, out = CliRunner(), written(tmp_path, globals()[text]), tmp_path / "out"
-    assert run.invoke(app, ["search", str(file), "--out", str(out)]).exit_code == 0
+    searched(file, out)
+    searched(file, out, *(["trials=31"] if text != "LAYERS" else []))  # the same again goes on
     before = (out / held).read_text()
     with pytest.raises(ValueError, match="holds another search"):
         run.invoke(app, ["search", str(file), "base.steps=3", "--out", str(out)], catch_exceptions=False)
     assert (out / held).read_text() == before
-    (out / held).write_text("[")
-    with pytest.raises(ValueError, match="holds no search"):
+    with pytest.raises(ValueError, match=r"holds a search, and no results of a sweep; .*: python -m sim search"):
+        run.invoke(app, ["results", str(out)], catch_exceptions=False)
+    (out / "_search.json").write_text("[")
+    with pytest.raises(ValueError, match="is not what a search writes"):
         run.invoke(app, ["search", str(file), "--out", str(out)], catch_exceptions=False)
+    assert (out / held).read_text() == before
+
+
+@pytest.mark.parametrize(("text", "held"), KINDS_OF_SEARCH)
+def test_nothing_is_put_beside_other_files(tmp_path: Path, text: str, held: str) -> None:
+    run, file, out = CliRunner(), written(tmp_path, globals()[text]), tmp_path / "out"
+    out.mkdir()
+    (out / held).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {held}, and no search: nothing is put beside it"):
+        run.invoke(app, ["search", str(file), "--out", str(out)], catch_exceptions=False)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(held, "mine")]
+    with pytest.raises(ValueError, match="is not a folder"):
+        run.invoke(app, ["search", str(file), "--out", str(out / held)], catch_exceptions=False)
+
+
+def test_a_sweep_is_not_searched_over(tmp_path: Path) -> None:
+    run, out = CliRunner(), tmp_path / "out"
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("base: {model: S, steps: 2, cluster: 8x-h100}\naxes: {schedule: [sync, dice]}\n")
+    assert run.invoke(app, ["sweep", str(sweep), "--workers", "0", "--out", str(out)]).exit_code == 0
+    with pytest.raises(ValueError, match="and no search: nothing is put beside it"):
+        run.invoke(app, ["search", str(written(tmp_path, ORDER)), "--out", str(out)], catch_exceptions=False)
+    assert run.invoke(app, ["results", str(out)]).exit_code == 0
+    searched(written(tmp_path, ORDER), out := tmp_path / "searched", "trials=1")
+    with pytest.raises(ValueError, match="no results of a sweep: nothing is put beside it"):
+        run.invoke(app, ["sweep", str(sweep), "--workers", "0", "--out", str(out)], catch_exceptions=False)
+
+
+def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
+    file, out = written(tmp_path, ORDER), tmp_path / "out"
+    searched(file, out, "trials=1")
+    arguments = ["search", str(file), "--out", str(out)]
+    with claimed(out, digest(read_search(file)), {"command": ""}), pytest.raises(ValueError, match="another process"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    (out / "order.json").write_text("[")
+    with pytest.raises(ValueError, match="is not what a search of orders writes"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_the_page_shows_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number of what was found comes from the results: between markers, in prose, too."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     page = __import__("search_page")
     found = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
     text = (ROOT / "docs" / "search.md").read_text()
-    for table in (page.layers(found["layers"]), page.orders(found["order"]), page.checked(found)):
-        assert table in text
+    for name, table in page.tables(found).items():
+        assert f"<!-- {name} -->\n{table}\n<!-- end of {name} -->" in text, f"`python {page.__file__}` renews it"
+    written = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    assert not re.findall(r"\d+\.\d+|\d+ to \d+ %", re.sub(r"5 % of|`[^`]*`", "", written))
+    for part in ("layers", "order", "verify", "digits"):
+        assert {"date", "command", "commit", "processor"} <= found["meta"][part].keys()
     assert all(row["cost_as_fast"] <= row["cost_of_rule"] * (1 + 1e-9) for row in found["layers"])
     assert all(row["largest_difference"] < 1e-10 and row["wrong_ages"] == 0 for row in found["verify"])
+
+
+def test_a_benchmark_notes_what_made_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = __import__("importlib").import_module("search")
+    monkeypatch.setattr(bench, "TARGET", tmp_path / "search.json")
+    bench.keep("layers", [{"a": 1}], {"commit": "one"})
+    bench.keep("verify", [], {"commit": "two"})
+    bench.keep("layers", [{"a": 2}], {"commit": "three"})
+    held = json.loads((tmp_path / "search.json").read_text())
+    assert held["layers"] == [{"a": 1}, {"a": 2}]
+    assert {part: made["commit"] for part, made in held["meta"].items()} == {"layers": "three", "verify": "two"}

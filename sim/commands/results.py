@@ -44,6 +44,9 @@ def results(
     asks = {"--where": where, "--sort": sort, "--head": head, "--columns": columns, "--pareto": pareto,
             "--against": against, "--export": export}  # fmt: skip
     _check([name for name, said in asks.items() if said is not None], rerun, save)
+    _refuse_searches(folder)
+    if export is not None:
+        _refuse_export(export, folder)
     table = asked.read_results(folder)
     if rerun is not None:
         print(*_again(folder, rerun, save), sep="\n")
@@ -75,6 +78,23 @@ def _check(given: list[str], rerun: str | None, save: Path | None) -> None:
     for first, others in (("--export", ("--against", "--columns")), ("--against", ("--columns",))):
         if first in given and (idle := [name for name in others if name in given]):
             raise ValueError(f"{idle[0]} has no effect beside {first}")
+
+
+def _refuse_searches(folder: Path) -> None:
+    """Raises ValueError that says how to see what a search has found, where the folder is a search's."""
+    from sim.search.folder import command_there
+
+    if command := command_there(folder):
+        raise ValueError(f"{folder}: holds a search, and no results of a sweep; what it found says: {command}")
+
+
+def _refuse_export(path: Path, folder: Path) -> None:
+    """Raises ValueError where a file would replace one, or be taken for rows of the sweep."""
+    from sim.output import refuse_existing
+
+    refuse_existing(path)
+    if path.resolve().parent == folder.resolve():
+        raise ValueError(f"--export {path}: all files of {folder} are read as rows of the sweep; say another folder")
 
 
 def _again(folder: Path, key: str, save: Path | None) -> list[str]:

@@ -5,9 +5,10 @@
     axes:                                                  values or ranges, as in a sweep
       schedule.stride: [0, 5, 10]
       images: {low: 4, high: 32, whole: true}
-    minimize: [makespan_s, mean_age_steps]                 columns of a sweep's results; or image_cost
-    limits: ["memory_bytes <= 24e9"]                       what is not within them, counts as worse than all that is
-    vulnerability: digits                                  whose image_cost (sim/vulnerability.py)
+    minimize: [makespan_s, mean_age_steps]                 columns of a sweep's results; "-images_per_s": the more, the
+                                                           better
+    limits: ["memory_fits", "makespan_s <= 20"]            what is not within them, counts as worse than all that is
+    vulnerability: digits                                  whose `quality` (sim/vulnerability.py), if that is asked for
     trials: 100
     seed: 0
 
@@ -23,34 +24,44 @@
     trials: 200                                            (sim/search/order.py)
     seed: 0
 
-It knows how a search is written; it refuses to know how it goes on."""
+The whole file is looked at before anything runs, and every fault is said at once, with its place and value.  It knows
+how a search is written; it refuses to know how it goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sim.cluster import Cluster
 from sim.schedule import Schedule
+from sim.search.check import (
+    asks_quality,
+    base_problems,
+    cost_problems,
+    goal_problems,
+    layers_problems,
+    limit_problems,
+    read_modes,
+    vulnerability_problems,
+)
 from sim.search.layers import MORE_MODES
 from sim.search.layerwise import Mode
+from sim.sweeps.blame import point_problems
 from sim.sweeps.file import read_tables, sweep_of
-from sim.sweeps.formula import Formula
 from sim.sweeps.point import build, read_sources
-from sim.sweeps.rows import RESULTS
-from sim.sweeps.settings import DEFAULTS, settings_problems
-from sim.sweeps.sweep import Sweep
+from sim.sweeps.settings import in_si
+from sim.sweeps.sweep import NAMING, Sweep
 from sim.tables import readable
 from sim.vulnerability import Vulnerability
 from sim.workload import Workload
 
-IMAGE_COST = "image_cost"
-_GOALS = (*(name for name in RESULTS if name not in ("engine", "error", "memory_fits")), IMAGE_COST)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Text = Annotated[str, BeforeValidator(str)]  # a number that should have been one is then looked at like the others
+Trials = Annotated[int, Field(ge=1, le=10**6)]
 
 
 class _Base(BaseModel):
@@ -63,21 +74,28 @@ class _Base(BaseModel):
 class _Settings(_Base):
     search: Literal["settings"]
     axes: dict[str, Any]
-    minimize: Annotated[list[str], Field(min_length=1)]
-    limits: list[str] = Field(default_factory=list)
-    trials: Annotated[int, Field(ge=1, le=10**6)]
+    minimize: Annotated[list[Text], Field(min_length=1)]
+    limits: list[Text] = Field(default_factory=list)
+    trials: Trials
 
 
 class _Layers(_Base):
     search: Literal["layers"]
-    modes: Annotated[list[str], Field(min_length=2)] = Field(default_factory=lambda: [str(mode) for mode in MORE_MODES])
+    modes: Annotated[list[Text], Field(min_length=2)] = Field(
+        default_factory=lambda: [str(mode) for mode in MORE_MODES]
+    )
     points: Annotated[int, Field(ge=1, le=1000)] = 8
     probes: Annotated[int, Field(ge=1, le=1000)] = 20
 
 
 class _Order(_Base):
     search: Literal["order"]
-    trials: Annotated[int, Field(ge=1, le=10**6)]
+    trials: Trials
+
+
+_File = _Settings | _Layers | _Order
+_KINDS: dict[str, type[_File]] = {"settings": _Settings, "layers": _Layers, "order": _Order}
+_NOTHING: dict[str, Any] = {"base": {}, "axes": {}, "minimize": [], "trials": 1}  # where the file is wrong
 
 
 @dataclass(frozen=True)
@@ -91,12 +109,12 @@ class Run:
 
 @dataclass(frozen=True)
 class SettingsSearch:
-    """What may be chosen is a sweep's axes; `minimize` are columns, `limits` conditions on columns."""
+    """What may be chosen is a sweep's axes; `minimize` are columns, with a leading - where more is better; `limits`
+    are conditions on columns."""
 
     sweep: Sweep
     minimize: tuple[str, ...]
     limits: tuple[str, ...]
-    vulnerability: Vulnerability | None
     trials: int
     seed: int
 
@@ -131,68 +149,101 @@ def read_search(path: Path | str, changes: Sequence[str] = ()) -> Search:
 
     Raises ValueError with a line for everything that is wrong, or OSError if the file cannot be read."""
     tables = read_tables(path, changes)
-    kinds: TypeAdapter[Any] = TypeAdapter(Annotated[_Settings | _Layers | _Order, Field(discriminator="search")])
-    try:
-        file = kinds.validate_python(tables)
-    except ValidationError as error:
-        lines = [str(each["msg"]) if not each["loc"] else line
-                 for each, line in zip(error.errors(), readable(error.errors()), strict=True)]  # fmt: skip
-        raise ValueError("\n".join(f"{path}: {line}" for line in lines)) from None
-    vulnerability = None if file.vulnerability is None else Vulnerability.load(file.vulnerability)
-    try:
-        return _made(file, vulnerability, path)
-    except ValueError as error:
-        told = str(error)
-        raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from None
-
-
-def _made(file: _Settings | _Layers | _Order, vulnerability: Vulnerability | None, path: Path | str) -> Search:
+    problems = list[str]()
+    file, wrong = _shaped(_kind(tables, path), tables, problems)
     if isinstance(file, _Settings):
-        sweep = _sweep(file, path)
-        _check_goals(file, sweep, vulnerability)
-        goals = tuple(file.minimize), tuple(file.limits)
-        return SettingsSearch(sweep, *goals, vulnerability, file.trials, file.seed)
+        made: Search | None = _settings(file, wrong, path, problems)
+    else:
+        made = _started(file, wrong, problems)
+    if made is None or problems:
+        raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
+    return made
+
+
+def _kind(tables: Mapping[str, Any], path: Path | str) -> type[_File]:
+    said, known = tables.get("search"), ", ".join(_KINDS)
+    if isinstance(said, str) and said in _KINDS:
+        return _KINDS[said]
+    if said is not None:
+        raise ValueError(f"{path}: search: {said!r} is no kind of search; there are {known}")
+    if "axes" in tables and not {"minimize", "limits", "trials"} & tables.keys():
+        raise ValueError(f"{path}: search: missing; this is a sweep, for `python -m sim sweep {path}`; there are "
+                         f"searches of {known}")  # fmt: skip
+    raise ValueError(f"{path}: search: missing; there are {known}")
+
+
+def _shaped(kind: type[_File], tables: Mapping[str, Any], problems: list[str]) -> tuple[_File, set[Any]]:
+    """The file, and keys that are wrong or missing: there it asks for nothing, so that the rest can be looked at."""
+    try:
+        return kind.model_validate(tables), set()
+    except ValidationError as error:
+        problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in readable(error.errors())]
+        wrong = {each["loc"][0] for each in error.errors()}
+        sound = {key: value for key, value in tables.items() if key not in wrong}
+        return kind.model_construct(**_NOTHING | sound), wrong
+
+
+def _settings(file: _Settings, wrong: set[Any], path: Path | str, problems: list[str]) -> SettingsSearch | None:
+    """Its axes are those of a sweep of which any point may be asked for; how many, is the search's business."""
+    base, axes = file.base, file.axes
+    problems += goal_problems(file.minimize)
+    problems += limit_problems(file.limits, base, axes)
+    elsewhere = any(table.get("vulnerability") is not None for table in (base, axes))
+    if not {"vulnerability", "minimize", "limits"} & wrong:
+        problems += vulnerability_problems(file.vulnerability, elsewhere, asks_quality(file.minimize, file.limits))
+    known = _vulnerability(file.vulnerability, problems)
+    if {"base", "axes"} & wrong:
+        return None
+    also = {} if known is None or elsewhere else {"vulnerability": file.vulnerability}
+    plan = {"kind": "random", "points": 1, "seed": file.seed}
+    try:
+        sweep = sweep_of({"base": {**base, **also}, "axes": axes, "plan": plan}, path)
+    except ValueError as error:
+        problems += str(error).removeprefix(f"{path}: ").split(f"\n{path}: ")
+        return None
+    return SettingsSearch(sweep, tuple(file.minimize), tuple(file.limits), file.trials, file.seed)
+
+
+def _started(file: _Layers | _Order, wrong: set[Any], problems: list[str]) -> LayersSearch | OrderSearch | None:
+    """A search that begins at one run."""
+    vulnerability = _vulnerability(file.vulnerability, problems)
+    modes = read_modes(file.modes, problems) if isinstance(file, _Layers) else ()
+    if "base" in wrong:
+        return None
     if isinstance(file, _Order):
-        return OrderSearch(_run(file.base), vulnerability, file.trials, file.seed)
+        start = _run(file.base, vulnerability, problems)
+        return None if start is None else OrderSearch(start, vulnerability, file.trials, file.seed)
     if "schedule" in file.base:
-        raise ValueError("base.schedule has no effect on a search of layers, whose modes say what they are")
-    modes = tuple(map(Mode.parse, file.modes))
-    if len({*modes}) < len(modes):
-        raise ValueError(f"modes: {', '.join(file.modes)} name one twice")
-    return LayersSearch(
-        _run({**file.base, "schedule": "sync"}), modes, vulnerability, file.points, file.probes, file.seed
-    )
+        told = f"{file.base['schedule']!r} has no effect on a search of layers, whose modes say what they are"
+        problems.append(f"base.schedule: {told}")
+    start = _run({**file.base, "schedule": "sync"}, vulnerability, problems)
+    if start is None:
+        return None
+    problems += layers_problems(start.schedule, modes)
+    return LayersSearch(start, modes, vulnerability, file.points, file.probes, file.seed)
 
 
-def _sweep(file: _Settings, path: Path | str) -> Sweep:
-    """Its axes as those of a sweep of which every point may be drawn."""
-    drawn = {"kind": "random", "points": file.trials, "seed": file.seed}
-    return sweep_of({"base": file.base, "axes": file.axes, "plan": drawn}, path)
+def _vulnerability(said: str | None, problems: list[str]) -> Vulnerability | None:
+    try:
+        return None if said is None else Vulnerability.load(said)
+    except OSError as error:
+        problems.append(f"vulnerability: {said}: {error.strerror}")
+    except ValueError as error:
+        problems.append(f"vulnerability: {error}")
+    return None
 
 
-def _check_goals(file: _Settings, sweep: Sweep, vulnerability: Vulnerability | None) -> None:
-    """Raises ValueError for a goal or limit that no result has, or a vulnerability that nothing asks for."""
-    for goal in file.minimize:
-        if goal not in _GOALS:
-            raise ValueError(f"minimize: there is no {goal}; there are {', '.join(_GOALS)}")
-    if len({*file.minimize}) < len(file.minimize):
-        raise ValueError(f"minimize: {', '.join(file.minimize)} name one twice")
-    known = {*_GOALS, *DEFAULTS, *sweep.base, *(axis.key for axis in sweep.axes)}
-    asked = {*file.minimize}
-    for limit in file.limits:
-        names = Formula(limit).names
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"limits: {limit!r}: there is no {', '.join(unknown)}")
-        asked |= {*names}
-    if (vulnerability is None) == (IMAGE_COST in asked):
-        told = f"{IMAGE_COST} needs one" if vulnerability is None else f"has no effect: nothing asks for {IMAGE_COST}"
-        raise ValueError(f"vulnerability: {told}")
-
-
-def _run(base: dict[str, Any]) -> Run:
-    problems = settings_problems(base)
-    named = {key: [base[key]] if key in base else [] for key in ("cluster", "model", "schedule", "routing")}
-    sources, faults = read_sources(named)
-    if problems := [*problems, *faults.values()]:
-        raise ValueError("\n".join(f"base.{problem}" for problem in problems))
-    return Run(*build(base, sources))
+def _run(base: Mapping[str, Any], vulnerability: Vulnerability | None, problems: list[str]) -> Run | None:
+    """Where a search begins; None if that cannot be run, which `problems` then says."""
+    found = [f"base.{problem}" for problem in base_problems(base)]
+    sources, faults = read_sources({key: [base[key]] if key in base else [] for key in NAMING})
+    found += [f"base.{problem}" for problem in faults.values()]
+    if not found:
+        base = {key: in_si(key, value) for key, value in base.items()}
+        found = [f"base: {problem}" for problem in point_problems(base, sources)]
+    problems += found
+    if found:
+        return None
+    start = Run(*build(base, sources))
+    problems += cost_problems(start.schedule, vulnerability)
+    return start

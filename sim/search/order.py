@@ -10,7 +10,7 @@ It knows schedules and a number to be small; it refuses to know how long ops tak
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -83,10 +83,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Improved:
-    """The best so far.  cost: what must not exceed the start's."""
+    """The best so far, and the trial that found it (0: the start).  cost: what must not exceed the start's."""
 
     candidate: Candidate
-    schedule: Schedule
     seconds: float
     cost: float
     trial: int
@@ -102,32 +101,45 @@ def local_search(
     trials: int,
     seed: int,
     settings: Mapping[str, tuple[object, ...]] = SETTINGS,
-    start: Candidate = Candidate(),
+    earlier: Sequence[Improved] = (),
+    done: int = 0,
 ) -> Iterator[Improved]:
-    """The start, then whatever is faster than all before and costs no more than the start does.
+    """The best so far, after the start and after each trial: whatever is faster than all before and costs no more than
+    the start does.
 
     build: the schedule of some settings; raises ValueError where there is none such.  From time to time it goes on
-    from the best but one change, or three, so that it can leave a valley."""
+    from the best but one change, or three, so that it can leave a valley.  earlier: what was found in order, of the
+    `done` trials of the same search before it was stopped: those are drawn again, neither timed nor told, so that what
+    follows is what it would have been."""
     random, first = Random(seed), build({})
     limit = cost(first) * (1 + 1e-9)
-    plan = reordered(build(start.settings), start.shifts)
-    best = Improved(start, plan, timed(plan), cost(plan), 0)
-    yield best
-    seen = {str(start)}
+    known = {each.trial: each for each in earlier}
+    if (best := known.get(0)) is None:
+        best = Improved(Candidate(), timed(first), cost(first), 0)
+        yield best
+    seen = {str(best.candidate)}
     for trial in range(1, trials + 1):
         candidate = best.candidate
         for _ in range(random.choice([1, 1, 1, 2, 3])):
             candidate = candidate.neighbour(random, settings)
-        if str(candidate) in seen:
-            continue
+        if trial <= done:
+            best = known.get(trial, best)
+        elif str(candidate) not in seen:
+            best = _tried(build, timed, cost, limit, candidate, trial, best)
         seen.add(str(candidate))
-        try:
-            plan = reordered(build(candidate.settings), candidate.shifts)
-            if (spent := cost(plan)) > limit:
-                continue
-            seconds = timed(plan)
-        except (ScheduleError, ValueError):
-            continue
-        if seconds < best.seconds * (1 - 1e-9):
-            best = Improved(candidate, plan, seconds, spent, trial)
+        if trial > done:
             yield best
+
+
+def _tried(
+    build: Build, timed: Callable[[Schedule], float], cost: Callable[[Schedule], float], limit: float,
+    candidate: Candidate, trial: int, best: Improved,
+) -> Improved:  # fmt: skip
+    """The candidate, if there is such a schedule, no dearer than `limit` and faster than the best; else the best."""
+    try:
+        plan = reordered(build(candidate.settings), candidate.shifts)
+        if (spent := cost(plan)) > limit or (seconds := timed(plan)) >= best.seconds * (1 - 1e-9):
+            return best
+    except (ScheduleError, ValueError):
+        return best
+    return Improved(candidate, seconds, spent, trial)

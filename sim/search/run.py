@@ -5,10 +5,10 @@ It puts the parts together (sim/search/layers.py, sim/search/order.py); it refus
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sim.schedule import Schedule
 from sim.search.file import LayersSearch, OrderSearch, Run
 from sim.search.layers import Cost, LayerSearch, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise
-from sim.search.order import Candidate, Improved, local_search
+from sim.search.order import Candidate, Improved, local_search, reordered
 from sim.vectorised.evaluate import Evaluator
 from sim.vulnerability import Vulnerability, quality_cost
 
@@ -48,31 +48,6 @@ def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
     return lambda schedule: quality_cost(schedule, vulnerability, euler=False)
 
 
-def digest(search: LayersSearch | OrderSearch) -> str:
-    """What a search is known by, contents of its files included."""
-    run = search.start
-    rest = {key: value for key, value in vars(search).items() if key != "start"}
-    said = (str(run.schedule), run.workload, run.cluster, rest)
-    counts = b"" if run.workload.routing is None else run.workload.routing.counts.tobytes()
-    return hashlib.blake2b(repr(said).encode() + counts, digest_size=8).hexdigest()
-
-
-def held_here(file: Path, mine: str) -> Row:
-    """What `file` holds of the search known by `mine`; nothing if it is not there.
-
-    Raises ValueError, and changes nothing, if it holds another's."""
-    if not file.exists():
-        return {}
-    try:
-        held: Row = json.loads(file.read_text())
-        theirs = held.get("search")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: holds no search ({error}); give another folder") from None
-    if theirs != mine:
-        raise ValueError(f"{file}: holds another search ({theirs}, not {mine}); give another folder")
-    return held
-
-
 # ---------------------------------------------------------------------------------------------------- layers
 
 
@@ -87,7 +62,6 @@ def layer_search(search: LayersSearch) -> LayerSearch:
 
 def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
     """Writes the front, `points` of it between the fastest and the slowest, and returns its rows."""
-    held_here(folder / "front.json", mine := digest(search))
     tell("timing modes")
     layers = layer_search(search)
     tell("timing mixtures")
@@ -107,7 +81,7 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
                      "no_less_than": found.bound, "layers_add_up_to_s": found.said_s,
                      "memory_bytes": memory_bytes(plan, search.start),
                      "modes": [str(mode) for mode in found.modes]})  # fmt: skip
-    _write(folder / "front.json", _text({"search": mine, "fastest_error": layers.fastest_error, "rows": rows}))
+    _write(folder / "front.json", _text({"fastest_error": layers.fastest_error, "rows": rows}))
     return rows
 
 
@@ -115,43 +89,56 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
 
 
 def search_order(search: OrderSearch, folder: Path, tell: Tell) -> list[Row]:
-    """Writes the best order, each time that one is found, and returns a row for each; goes on where it was stopped."""
-    state, rows, start, done = folder / "order.json", list[Row](), Candidate(), 0
-    mine = digest(replace(search, trials=0))
-    if held := held_here(state, mine):
-        rows, done = held["rows"], held["done"]
-        start = Candidate(**{key: rows[-1][key] for key in ("settings", "shifts")})
-    for improved in _improvements(search, start, search.trials - done, search.seed + done):
-        row = _row(improved, search.start, done)
-        if not rows or row["makespan_s"] < rows[-1]["makespan_s"]:
-            rows.append(row)
-        tell(f"{row['makespan_s']:.5g} s: {improved.candidate}")
-        _write(folder / "order.txt", str(replace(improved.schedule, name="order")))
-        _write(state, _text({"search": mine, "done": row["trial"], "rows": rows}))
-    _write(state, _text({"search": mine, "done": max(done, search.trials), "rows": rows}))
+    """Writes the best order, each time that one is found, and returns a row for each; goes on where it was stopped, and
+    finds what it would have found without a stop."""
+    state, rows, done = folder / "order.json", list[Row](), -1
+    if state.exists():
+        rows, done = _held(state)
+    for trial, best in enumerate(_improvements(search, rows, done), done + 1):
+        if not rows or best.trial > rows[-1]["trial"]:
+            plan = reordered(_built(search.start, best.candidate.settings), best.candidate.shifts)
+            rows.append(_row(best, plan, search.start))
+            _write(folder / "order.txt", str(replace(plan, name="order")))
+        tell(f"{trial} of {search.trials} trials, {best.seconds:.5g} s: {best.candidate}")
+        _write(state, _text({"done": trial, "rows": rows}))
     return rows
 
 
-def _row(improved: Improved, run: Run, done: int) -> Row:
-    return {**asdict(improved.candidate), "trial": done + improved.trial, "makespan_s": improved.seconds,
-            "cost": improved.cost, "memory_bytes": memory_bytes(improved.schedule, run)}  # fmt: skip
+def _held(state: Path) -> tuple[list[Row], int]:
+    """Rows of what was found, and how many trials have been done.  Raises ValueError for a file that cannot be read."""
+    try:
+        held = json.loads(state.read_text())
+        _ = [_improved(row) for row in held["rows"]]
+        return list(held["rows"]), int(held["done"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{state}: is not what a search of orders writes ({error}); say another --out") from None
 
 
-def _improvements(search: OrderSearch, start: Candidate, trials: int, seed: int) -> Iterator[Improved]:
-    run, plan = search.start, search.start.schedule
-    compute = run.cluster.compute
-    limit = compute.memory_bytes if isinstance(compute, Gpu) else float("inf")
-
-    def build(settings: Any) -> Schedule:
-        made = with_settings(plan, settings)
-        if settings and memory_bytes(made, run) > limit:
-            raise ValueError("does not fit into the GPU's memory")
-        return made
-
-    return local_search(build, seconds_of(run), cost_of(search.vulnerability), trials, seed, start=start)
+def _row(best: Improved, plan: Schedule, run: Run) -> Row:
+    return {**asdict(best.candidate), "trial": best.trial, "makespan_s": best.seconds, "cost": best.cost,
+            "memory_bytes": memory_bytes(plan, run)}  # fmt: skip
 
 
-def with_settings(plan: Schedule, settings: dict[str, Any]) -> Schedule:
+def _improved(row: Row) -> Improved:
+    return Improved(Candidate(row["settings"], row["shifts"]), row["makespan_s"], row["cost"], row["trial"])
+
+
+def _improvements(search: OrderSearch, rows: list[Row], done: int) -> Iterator[Improved]:
+    run = search.start
+    timed, cost = seconds_of(run), cost_of(search.vulnerability)
+    build, earlier = partial(_built, run), [_improved(row) for row in rows]
+    return local_search(build, timed, cost, search.trials, search.seed, earlier=earlier, done=done)
+
+
+def _built(run: Run, settings: Mapping[str, Any]) -> Schedule:
+    """The start with other settings.  Raises ValueError if there is none such, or it does not fit into memory."""
+    made, compute = with_settings(run.schedule, settings), run.cluster.compute
+    if settings and isinstance(compute, Gpu) and memory_bytes(made, run) > compute.memory_bytes:
+        raise ValueError("does not fit into the GPU's memory")
+    return made
+
+
+def with_settings(plan: Schedule, settings: Mapping[str, Any]) -> Schedule:
     """The named schedule of `plan` with other settings.  Raises ScheduleError where it has no name, or they no
     effect."""
     if not settings:

@@ -1,8 +1,9 @@
 """Search over settings by Optuna: what a trial is, how it goes on after a stop, and which trials nothing beats.
 
 Every trial is one point of the file's axes, evaluated like a point of a sweep (sim/sweeps/rows.py).  Trials are kept in
-a journal as they are asked and told: stopped at any moment, the same command asks again what had not been told.  It
-knows trials; it refuses to know what a point comes to."""
+a journal as they are asked and told.  What is asked next follows from the seed and what has been told alone: stopped at
+any moment, the same command asks again what had not been told, and goes on as if it had never stopped.  It knows
+trials; it refuses to know what a point comes to."""
 
 from __future__ import annotations
 
@@ -13,32 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.search.file import IMAGE_COST, SettingsSearch
-from sim.sweeps.formula import Formula
-from sim.sweeps.point import build_model, build_schedule
+from sim.search.check import bare
+from sim.search.file import SettingsSearch
+from sim.search.folder import digest
+from sim.search.limits import excess, missed
 from sim.sweeps.points import Chunk
 from sim.sweeps.rows import rows_of
 from sim.sweeps.sweep import Axis
-from sim.vulnerability import quality_cost
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
 Row = dict[str, Any]
 
 
 def evaluated(search: SettingsSearch, settings: Mapping[str, Any]) -> Row:
-    """The row of one point, as in a sweep's results, and its image_cost if a vulnerability is given."""
-    sweep = search.sweep
-    row: Row = rows_of(Chunk(0, 1, settings, {}, sweep.kinds), sweep.sources).to_pylist()[0]
-    if search.vulnerability is None or row["error"] is not None:
-        return row
-    try:
-        model = build_model(settings, sweep.sources)
-        row[IMAGE_COST] = quality_cost(build_schedule(settings, model, sweep.sources), search.vulnerability)
-    except ValueError as error:
-        row["error"] = str(error)
+    """The row of one point, as in a sweep's results."""
+    row: Row = rows_of(Chunk(0, 1, settings, {}, search.sweep.kinds), search.sweep.sources).to_pylist()[0]
     return row
 
 
@@ -50,28 +44,38 @@ def opened(search: SettingsSearch, journal: Path) -> Study:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    name = f"{search.sweep.digest} {' '.join(search.minimize)} {' and '.join(search.limits)}".strip()
+    name = digest(search)
     if others := [other for other in optuna.get_all_study_names(storage) if other != name]:
-        raise ValueError(f"{journal}: holds the trials of another search ({others[0]}); give another folder")
-    study = optuna.create_study(
-        directions=["minimize" for _ in search.minimize], storage=storage, study_name=name, load_if_exists=True
-    )
-    many = len(search.minimize) > 1
-    sampler = optuna.samplers.NSGAIISampler if many else optuna.samplers.TPESampler
-    study.sampler = sampler(seed=(search.seed + 7919 * len(study.trials)) % 2**32)  # not the same draws after a stop
-    return study
+        raise ValueError(f"{journal}: holds the trials of another search ({others[0]}); say another --out")
+    more, less = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+    directions = [more if goal.startswith("-") else less for goal in search.minimize]
+    return optuna.create_study(directions=directions, storage=storage, study_name=name, load_if_exists=True)
+
+
+def _sampler(search: SettingsSearch, done: int) -> BaseSampler:
+    """What asks for the next trial: new for each, so that it holds nothing that a stop would lose."""
+    from optuna.samplers import NSGAIISampler, TPESampler
+
+    class InOrder(NSGAIISampler):
+        """Parents in the order in which Optuna reads them back, also when they have just been chosen."""
+
+        def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+            return sorted(super().select_parent(study, generation), key=lambda trial: trial.number)
+
+    seed = int(np.random.SeedSequence([search.seed, done]).generate_state(1)[0])
+    return InOrder(seed=seed) if len(search.minimize) > 1 else TPESampler(seed=seed)
 
 
 def go_on(search: SettingsSearch, study: Study, tell: Callable[[int], None] = lambda done: None) -> None:
-    """Asks and tells until all trials are told; those that a stop interrupted first."""
+    """Asks and tells until all trials are told; one that a stop interrupted is asked again."""
     from optuna.trial import TrialState
 
     for lost in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.enqueue_trial(lost.params)
         study.tell(lost.number, state=TrialState.FAIL)
     known: dict[str, Row] = {}
-    while (done := told(study)) < search.trials:
+    while (done := len(told(study))) < search.trials:
         tell(done)
+        study.sampler = _sampler(search, done)
         trial = study.ask()
         settings = {**search.sweep.base, **{axis.key: _suggested(trial, axis) for axis in search.sweep.axes}}
         if (key := repr(settings)) not in known:
@@ -79,9 +83,10 @@ def go_on(search: SettingsSearch, study: Study, tell: Callable[[int], None] = la
         _tell(search, study, trial, known[key])
 
 
-def told(study: Study) -> int:
-    """Trials that came to an end by themselves."""
-    return sum(trial.state.is_finished() and "told" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+def told(study: Study) -> list[FrozenTrial]:
+    """Trials that came to an end by themselves, in order; those that could not be run have an error."""
+    ended = (trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished())
+    return [trial for trial in ended if trial.values is not None or "error" in trial.user_attrs]
 
 
 def _suggested(trial: Trial, axis: Axis) -> Any:
@@ -95,22 +100,45 @@ def _suggested(trial: Trial, axis: Axis) -> Any:
 def _tell(search: SettingsSearch, study: Study, trial: Trial, row: Row) -> None:
     from optuna.trial import TrialState
 
-    trial.set_user_attr("told", True)
-    values = [math.nan if row.get(goal) is None else float(row[goal]) for goal in search.minimize]
+    goals = [bare(goal) for goal in search.minimize]
+    values = [math.nan if row.get(goal) is None else float(row[goal]) for goal in goals]
     if row["error"] is not None or not np.isfinite(values).all():
-        trial.set_user_attr("error", row["error"] or f"of {', '.join(search.minimize)} one is not known")
+        trial.set_user_attr("error", row["error"] or f"of {', '.join(goals)} one is not known")
         study.tell(trial, state=TrialState.FAIL)
         return
-    columns = {key: np.array([value]) for key, value in row.items() if value is not None}
     for limit in search.limits:
-        trial.set_constraint(limit, 0.0 if Formula(limit).mask(columns)[0] else 1.0)
+        trial.set_constraint(limit, excess(limit, row))
     trial.set_user_attr("row", {key: value for key, value in row.items() if value is not None})
     study.tell(trial, values)
 
 
 def unbeaten_trials(study: Study) -> list[FrozenTrial]:
-    """Within all limits, and beaten by none in all goals; of equal ones the first; in order of the first goal."""
+    """Within all limits, and beaten by none in all goals; of equal ones the first; the best of the first goal first."""
     first: dict[tuple[float, ...], FrozenTrial] = {}
     for trial in study.best_trials:
         first.setdefault(tuple(trial.values), trial)
-    return [first[values] for values in sorted(first)]
+    falls = study.directions[0].name == "MAXIMIZE"
+    return [first[values] for values in sorted(first, key=lambda each: (-each[0] if falls else each[0], each[1:]))]
+
+
+def found_rows(search: SettingsSearch, study: Study) -> list[Row]:
+    """A row for each trial that nothing beats: its place among all, its settings, its goals."""
+    places = {trial.number: place for place, trial in enumerate(told(study))}
+    return [
+        {"trial": places[trial.number], **{axis.key: trial.params[axis.key] for axis in search.sweep.axes},
+         **dict(zip(map(bare, search.minimize), trial.values, strict=True))}
+        for trial in unbeaten_trials(study)
+    ]  # fmt: skip
+
+
+def why_nothing(search: SettingsSearch, study: Study) -> list[str]:
+    """Where nothing is within the limits: the trial that comes nearest and what it misses, or why none could be run."""
+    trials = told(study)
+    rows = {place: trial.user_attrs["row"] for place, trial in enumerate(trials) if trial.values is not None}
+    if not rows:
+        reasons = dict.fromkeys(trial.user_attrs["error"] for trial in trials)
+        return [f"none of {len(trials)} trials could be run", *(f"  {reason}" for reason in [*reasons][:5])]
+    place = min(rows, key=lambda each: sum(excess(limit, rows[each]) for limit in search.limits))
+    chosen = " ".join(f"{key}={value}" for key, value in trials[place].params.items())
+    return [f"nothing is within the limits; trial {place} comes nearest: {chosen}",
+            *(f"  misses {limit}" for limit in missed(search.limits, rows[place]))]  # fmt: skip

@@ -1,0 +1,114 @@
+"""`python -m sim sensitivity`: which uncertain numbers of a machine matter, and how sure a ranking is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sim.commands.advise import (
+    ClusterName,
+    Draws,
+    Dtype,
+    Error,
+    Images,
+    ModelName,
+    Pixels,
+    Seed,
+    Steps,
+    machine_of,
+    uncertain_inputs,
+    uncertainty_lines,
+    workload_of,
+)
+from sim.commands.options import Wire
+from sim.units import readable
+
+if TYPE_CHECKING:
+    from sim.cluster import Cluster
+    from sim.schedule import Schedule
+    from sim.sensitivity import Influence, Makespans, Ranking
+    from sim.workload import Workload
+
+
+def sensitivity(
+    schedules: Annotated[list[str], typer.Argument(metavar="SCHEDULE [SETTING=VALUE]...", help="Two or more, or one.")],
+    cluster: ClusterName,
+    model: ModelName = "XL",
+    images: Images = 16,
+    steps: Steps = 50,
+    pixels: Pixels = None,
+    wire: Wire = "bfloat16",
+    dtype: Dtype = None,
+    points: Annotated[int, typer.Option(help="Of a Sobol sequence, a power of 2.")] = 64,
+    draws: Draws = 256,
+    relative_error: Error = None,
+    seed: Seed = 0,
+) -> None:
+    """Say which uncertain numbers of a machine matter to schedules, and how sure their ranking is."""
+    import numpy as np
+    from rich.console import Console
+
+    from sim.inputs import drawn
+    from sim.load import load_schedule, sources
+    from sim.sensitivity import influences, ranking
+
+    machine, workload = machine_of(cluster), workload_of(cluster, model, pixels, images, wire, dtype)
+    inputs, named = uncertain_inputs(machine, relative_error), sources(schedules)
+    if twice := [name for i, name in enumerate(named) if name in named[:i]]:
+        raise ValueError(f"{twice[0]} stands there twice")
+    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    seconds, found = [], []
+    with Console(stderr=True).status("evaluating") as status:
+        for source, plan in zip(named, plans, strict=True):
+            status.update(f"evaluating {source}")
+            makespans = _makespans(plan, workload, machine)
+            found.append(influences(inputs, makespans, points, seed))
+            seconds.append(makespans(drawn(inputs, draws, seed), draws))
+    each = np.array(seconds)
+    print(*_influences_told(named, found), "", *_ranking_told(named, each, ranking(each)), "", sep="\n")
+    print(*uncertainty_lines(inputs, draws), sep="\n")
+
+
+def _makespans(plan: Schedule, workload: Workload, machine: Cluster) -> Makespans:
+    """Seconds [draw] of one schedule, of factors by setting."""
+    from sim.vectorised.engines import Case, evaluate
+
+    def seconds(changes: dict[str, Any], draws: int) -> Any:
+        outcome = evaluate(Case(plan, workload, asdict(machine), draws, changes))
+        if reasons := [error for error in outcome.error if error is not None]:
+            raise ValueError(reasons[0])
+        return outcome.makespan_s
+
+    return seconds
+
+
+def _influences_told(named: Sequence[str], found: Sequence[Sequence[Influence]]) -> list[str]:
+    from sim.show import grid
+
+    rows = []
+    for name, each in zip(named, found, strict=True):
+        for one in each:
+            alone, total = f"{one.first:.2f} +- {one.first_error:.2f}", f"{one.total:.2f} +- {one.total_error:.2f}"
+            error, less, more = f"{one.input.error:.1%}", f"{one.down:+.2%}", f"{one.up:+.2%}"
+            rows.append([name, one.input.name, error, less, more, alone, total])
+    head = ["schedule", "input", "error", "makespan, if less", "if more", "variance: alone", "in all"]
+    return grid(head, rows)
+
+
+def _ranking_told(named: Sequence[str], seconds: Any, found: Ranking) -> list[str]:
+    import numpy as np
+
+    from sim.show import grid
+
+    order = [int(i) for i in np.argsort(seconds[:, 0], kind="stable")]
+    rows = []
+    for place, i in enumerate(order):
+        after = order[place + 1] if place + 1 < len(order) else None
+        low, high = np.quantile(seconds[i], [0.05, 0.95])
+        rows.append([named[i], readable("_s", float(seconds[i, 0])), f"{readable('_s', low)} to {readable('_s', high)}",
+                     f"{found.best[i]:.0%}", "" if after is None else f"{found.faster[i, after]:.0%}"])  # fmt: skip
+    pairs = f"two schedules taken at random keep their order in {found.pairs:.0%} of draws"
+    return [*grid(["schedule", "makespan", "90 % of draws", "fastest in", "faster than the next in"], rows), pairs]

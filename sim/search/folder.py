@@ -1,0 +1,79 @@
+"""The folder of a search: whose it is, that nothing else lies there, and that one process at a time writes to it.
+
+    _search.json     what the search is known by, and of every run of it: command, date
+
+It knows whom a folder belongs to; it refuses to know what a search puts there."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.output import refuse_strangers, whole_file
+
+if TYPE_CHECKING:
+    from sim.search.file import Search
+
+STATE, _LOCK = "_search.json", "_lock"
+
+
+def digest(search: Search) -> str:
+    """What a search is known by, contents of its files included; with more trials it is the same one."""
+    said: list[object] = [type(search).__name__]
+    counts = b""
+    for name, value in vars(search).items():
+        if name == "sweep":
+            said.append(value.digest)
+        elif name == "start":
+            said += [str(value.schedule), value.workload, value.cluster]
+            counts = b"" if value.workload.routing is None else value.workload.routing.counts.tobytes()
+        elif name != "trials":
+            said.append((name, value))
+    return hashlib.blake2b(repr(said).encode() + counts, digest_size=8).hexdigest()
+
+
+@contextmanager
+def opened(folder: Path, mine: str, run: Mapping[str, Any]) -> Iterator[None]:
+    """The folder of the search known by `mine`, new or begun earlier, for this process alone; `run` is noted.
+
+    Raises ValueError, and changes nothing, where the folder belongs to something else or to another process."""
+    refuse_strangers(folder, STATE, "search", but=(_LOCK,))
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another process is searching there") from None
+        runs = _earlier_runs(folder, mine)
+        with whole_file(folder / STATE) as part:
+            part.write_text(json.dumps({"search": mine, "runs": [*runs, run]}, indent=1) + "\n")
+        yield
+
+
+def command_there(folder: Path) -> str | None:
+    """The command that searched last in this folder; None if it is no search's."""
+    return str(_state(folder)["runs"][-1]["command"]) if (folder / STATE).exists() else None
+
+
+def _earlier_runs(folder: Path, mine: str) -> list[Any]:
+    if not (folder / STATE).exists():
+        return []
+    held = _state(folder)
+    if held["search"] != mine:
+        told = f"{held['search']}, not {mine}"
+        raise ValueError(f"{folder} holds another search ({told}); say another --out: nothing was changed")
+    return list(held["runs"])
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    try:
+        held: dict[str, Any] = json.loads((folder / STATE).read_text())
+        _ = held["search"], held["runs"][-1]["command"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{folder / STATE}: is not what a search writes ({error}); say another --out") from None
+    return held
