@@ -76,7 +76,8 @@ filters: [imagess > 3, images <]
         "base.foo: there is no such setting", "axes.images[1]: -16: input", "axes.images[2]: 'x': input",
         "axes.schedule.colour[0]: schedules have no colour", "plan.points=3 has no effect on a grid",
         "filters[0]: 'imagess > 3': there is no setting imagess", "filters[1]: 'images <' cannot be read",
-        "cluster: no cluster is called 8x-h1000", "model: unknown model 'XX'", "schedule: unknown schedule 'nope'",
+        "base.cluster: no cluster is called 8x-h1000", "base.model: unknown model 'XX'",
+        "axes.schedule: unknown schedule 'nope'",
     ):  # fmt: skip
         assert sum(line.startswith(start) for line in lines) == 1, start
     assert sum(line.startswith("axes.schedule.stride") for line in lines) == 1, "what is empty has no values to look at"

@@ -237,7 +237,7 @@ def _run(base: Mapping[str, Any], vulnerability: Vulnerability | None, problems:
     """Where a search begins; None if that cannot be run, which `problems` then says."""
     found = [f"base.{problem}" for problem in base_problems(base)]
     sources, faults = read_sources({key: [base[key]] if key in base else [] for key in NAMING})
-    found += [f"base.{problem}" for problem in faults.values()]
+    found += [f"base.{key}: {why}" for (key, _), why in faults.items()]
     if not found:
         base = {key: in_si(key, value) for key, value in base.items()}
         found = [f"base: {problem}" for problem in point_problems(base, sources)]

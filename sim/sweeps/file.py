@@ -67,7 +67,8 @@ def sweep_of(tables: Any, path: Path | str) -> Sweep:
     named = {key: [base[key]] if key in base else [] for key in NAMING}
     named |= {axis.key: [*axis.values] for axis in axes if axis.key in named}
     sources, unread = read_sources(named)
-    problems += [*unread.values(), *refused(base, axes, sources, unread)]
+    problems += [f"{'base' if key in base else 'axes'}.{key}: {why}" for (key, _), why in unread.items()]
+    problems += refused(base, axes, sources, unread)
     if problems:
         raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
     return Sweep(base, tuple(axes), file.plan, tuple(file.filters), sources)

@@ -65,7 +65,7 @@ def read_sources(values: Mapping[str, list[Any]]) -> tuple[Sources, dict[tuple[s
                 try:
                     held[key][name] = read(name)
                 except (ValueError, OSError) as error:
-                    faults[key, value] = f"{key}: {_said(error, name)}"
+                    faults[key, value] = _said(error, name)
     texts = {name: text for name, text in held["schedule"].items() if text is not None}
     return Sources(held["cluster"], held["model"], texts, held["routing"], held["vulnerability"]), faults
 

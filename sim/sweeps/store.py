@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sim.output import refuse_strangers
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -113,7 +115,7 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
 
     made: digest, version and points, which must be those of what is there; run: what is noted of this run.  Raises
     ValueError, and changes nothing, where the folder belongs to something else or to another process."""
-    _refuse_strangers(folder)
+    refuse_strangers(folder, _MANIFEST, "results of a sweep", but=(_LOCK,))
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
@@ -136,15 +138,6 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
             if new and not store.done():  # nothing has been run, so that nothing is left behind
                 shutil.rmtree(folder)
             raise
-
-
-def _refuse_strangers(folder: Path) -> None:
-    if not folder.exists() or (folder / _MANIFEST).exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    if others := [name for name in sorted(os.listdir(folder)) if name != _LOCK and not name.startswith(f".{FILE}")]:
-        raise ValueError(f"{folder} holds {others[0]}, and no results of a sweep: nothing is put beside it")
 
 
 def _earlier_runs(store: Store, made: dict[str, Any]) -> Sequence[Any]:
