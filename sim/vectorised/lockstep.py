@@ -37,7 +37,7 @@ class Lockstep:
     def __init__(self, batch: Batch, program: Program, defers: bool | Mask, skips: bool = True) -> None:
         assert batch.ranks == 1, "ranks are alike"
         self.batch, self.program, self.defers = batch, program, np.broadcast_to(defers, batch.size)
-        self.host, self.wire = Hosts(program, batch), self.wired(batch, program)
+        self.host, self.wire = Hosts(program, batch), Wire(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
         self.kernel = self.defers * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
         self.now = self.begin = np.zeros(batch.size)
@@ -46,20 +46,8 @@ class Lockstep:
         rounds = Rounds.of(program, batch) if skips else Rounds(0, 0, 0)
         self.steady = Steady(rounds, batch, self.host, self.wire)
 
-    def wired(self, batch: Batch, program: Program) -> Wire:
-        """Its collectives."""
-        return Wire(batch, program)
-
     def makespans(self) -> Array:
         """Ticks [config] from the first op's start to the last op's end."""
-        self.run()
-        found = self.now - self.begin
-        if len(some := self.steady.strays):
-            found[some] = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False).makespans()
-        return found
-
-    def run(self) -> None:
-        """Walks all ops: `begin` and `now` become when the first starts and the last ends."""
         order, place = self.program.order, 0
         while place < len(order):
             if place == self.steady.next:
@@ -68,6 +56,10 @@ class Lockstep:
                 self._walk(order[place], place == 0)
                 place += 1
         self.wire.drain(self.now)
+        found = self.now - self.begin
+        if len(some := self.steady.strays):
+            found[some] = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False).makespans()
+        return found
 
     def _walk(self, i: int, first: bool) -> None:
         program = self.program
