@@ -34,9 +34,9 @@ UNEVEN_LANES, UNEVEN_COSTS = (
     8192,
     1 << 25,
 )  # there events are many, and a round costs the same for few; 256 MiB of costs
+FEW = 4  # configurations: fewer are simulated before the uneven engine has walked them
 RECURRENCE, LOCKSTEP, UNEVEN, SIMULATION = "recurrence", "lockstep", "uneven", "simulation"
 _UNEVEN = "ranks differ while compute and communication slow each other down"
-_GROUPS = f"{_UNEVEN}, and do not all meet"
 ENGINES = {
     RECURRENCE: "max-plus recurrence, equal to the simulation to the last bit",
     LOCKSTEP: "compute op by compute op, with interference; within a millionth of the simulation",
@@ -147,7 +147,9 @@ class Evaluator:
         alike = (seconds == seconds[:, :, :1]).all(axis=(1, 2)) & [config.seed is None for config in chosen]
         apart = mode
         if mode.engine == LOCKSTEP:
-            engine, why = (UNEVEN, _UNEVEN) if all_meet(mode.mesh) else (SIMULATION, _GROUPS)
+            engine, why = (UNEVEN, _UNEVEN) if all_meet(mode.mesh) else (SIMULATION, f"{_UNEVEN}, and do not all meet")
+            if engine == UNEVEN and (~alike).sum() < FEW:
+                engine, why = SIMULATION, f"{_UNEVEN}, and fewer than {FEW} configurations are like that"
             apart = replace(mode, engine=engine, why=why)
         parts = [(replace(mode, told_apart=1), alike), (apart, ~alike)]
         return [(part, np.array(members)[mask].tolist(), seconds[mask]) for part, mask in parts if mask.any()]
@@ -212,7 +214,7 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
 
 def engine_of(program: Program, workload: Workload, cluster: Cluster) -> tuple[str, str]:
     """Which of ENGINES evaluates this configuration as long as its ranks are alike, and why not a faster one ("": none
-    is).  Where ranks differ, LOCKSTEP gives way to UNEVEN or SIMULATION (`Evaluator.engine_of`)."""
+    is).  Where ranks differ, LOCKSTEP gives way to UNEVEN or SIMULATION (`Evaluator.evaluate`)."""
     schedule, interferes = program.schedule, cluster.interference.any
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"
