@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.sweep_fuzz import fuzz
+from sim.cluster import cluster_tables
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.memory import memory
@@ -23,7 +24,7 @@ from sim.sweeps.points import Points, row_keys
 from sim.sweeps.rows import rows_of
 from sim.sweeps.settings import value_problem
 from sim.sweeps.sweep import Sweep
-from sim.vectorised.engines import told
+from sim.vectorised.engines import Case, evaluate, simulated, told
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
@@ -218,6 +219,41 @@ def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: s
             assert row["communication_share"] == pytest.approx(by_simpy[5], rel=1e-9)
         else:
             assert row["stalled_s"] is row["communication_share"] is None
+
+
+SKEWED = """
+base: {model: tiny, steps: 3, cluster: 8x-h100, images: 4}
+axes:
+  schedule: [sync, dice]
+  imbalance: [1.2, 1.5]
+  times.cluster.link.resources.port.bytes_per_s: [0.1, 1]
+"""
+
+
+def test_points_whose_ranks_differ_are_walked_together_and_say_what_simpy_says(make: Make) -> None:
+    sweep = make(SKEWED)
+    points = Points(sweep)
+    for first, last, engine in [(0, 4, "uneven"), (4, 8, "uneven"), (1, 4, "simulation")]:
+        chunk = points.chunk(first, last)
+        for i, row in enumerate(rows_of(chunk, sweep.sources).to_pylist()):
+            schedule, workload, machine = build(chunk.point(i), sweep.sources)
+            want = told(simulate(schedule, workload, machine), workload, machine)
+            names = ("makespan_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s")
+            assert (row["error"], row["engine"]) == (None, engine)
+            assert [row[name] for name in (*names, "communication_share")] == pytest.approx(want, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("jitter", "engine"), [({"A": 0.1, "D": 0.2}, "uneven"), ({}, None)])
+def test_seeds_of_a_machine_that_interferes_are_walked(jitter: dict[str, float], engine: str | None) -> None:
+    schedule = load_schedule("dice", 3, MODELS["S"].layers)
+    workload, tables = Workload(MODELS["S"], 8, 2), {**cluster_tables("8x-rtx4090"), "jitter": jitter}
+    seeds = np.array([1, 5, 1, 7, 8])
+    case = Case(schedule, workload, tables, 5, seeds=seeds)
+    found, want = evaluate(case), simulated(case)
+    assert [*found.engine] == [engine] * 5
+    assert [*found.error] == [*want.error]
+    for mine, theirs in zip(found[:6], want[:6], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:

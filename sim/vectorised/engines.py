@@ -105,8 +105,6 @@ class Evaluation:
 
     def add(self, case: Case) -> Outcomes:
         """What becomes of every configuration; of some, not before `finish`."""
-        if case.seeds is not None:
-            return simulated(case)
         try:
             machines = Machines.of(case.tables, case.size, case.changes)
             workload = case.workload.fits(case.schedule)
@@ -122,9 +120,9 @@ class Evaluation:
                 if isinstance(known, Outcomes):
                     found.put(which, known)
                 else:
-                    key = theirs.first.host.synchronous, varies(workload), known.ranks
-                    priority = theirs.first.host.priority
-                    self._waiting.setdefault(key, []).append(_Waiting(some, known, priority, found, which))
+                    host, shape = theirs.first.host, known.batch.ticks.shape[:2]
+                    waiting = _Waiting(some, known, host.priority, found, which)
+                    self._waiting.setdefault((host.synchronous, varies(workload), shape), []).append(waiting)
         return found
 
     def finish(self) -> None:
@@ -139,18 +137,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
+class _Costs:
+    """Of configurations that are to be walked, and what ops take alone, not jittered: `_alone_s`."""
+
+    batch: Batch
+    alone_s: tuple[Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     """Configurations whose ranks differ, under interference; what they cost; where to write what becomes of them."""
 
     case: Case
-    batch: Batch
+    costs: _Costs
     priority: bool
     into: Outcomes
     which: npt.NDArray[np.intp]
 
 
 def _walk_together(those: Sequence[_Waiting], synchronous: bool) -> None:
-    batch = Batch.joined([each.batch for each in those])
+    batch = Batch.joined([each.costs.batch for each in those])
     defers = np.concatenate([np.full(each.case.size, not each.priority) for each in those])
     program = _course(batch.schedule).program(synchronous, "collectives")
     found, step = Outcomes.nothing(batch.size), room(UNEVEN, batch.ranks, len(batch.ticks))
@@ -161,7 +167,8 @@ def _walk_together(those: Sequence[_Waiting], synchronous: bool) -> None:
         found.stalled_s[some], found.exposed_s[some], moved_s = (each / TICKS_PER_S for each in walk.spent())
         found.communication_share[some] = moved_s / found.makespan_s[some]
     found.engine[:] = UNEVEN
-    found.computing_alone_s[:], found.communicating_alone_s[:] = _alone_s(batch)
+    alone_s = zip(*(each.costs.alone_s for each in those), strict=True)
+    found.computing_alone_s[:], found.communicating_alone_s[:] = map(np.concatenate, alone_s)
     begin = 0
     for each in those:
         mine = slice(begin, begin := begin + each.case.size)
@@ -173,19 +180,29 @@ def _check_ranks(workload: Workload, cluster: Cluster) -> None:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
 
 
-def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes | Batch:
+def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes | _Costs:
     """Of configurations that all have interference, or none of which has any; their costs, if they are to wait."""
     course, host = _course(case.schedule), machines.first.host
     engine, _ = engine_of(course.program(host.synchronous, "collectives"), workload, machines.first)
-    if engine == SIMULATION:
+    if engine == SIMULATION or (engine == RECURRENCE and case.seeds is not None):
         return simulated(case)
     try:
         batch = costs_of(case.schedule, workload, machines, course.sorts(workload))
+        if engine == LOCKSTEP and (batch.ranks > 1 or case.seeds is not None):
+            return _apart(case, workload, machines, batch)
     except ValueError:
         return simulated(case)
-    if engine == LOCKSTEP and batch.ranks > 1:
-        return batch if all_meet(workload.mesh_of(case.schedule)) else simulated(case)
     return _walked(case, batch, machines.first, engine, course)
+
+
+def _apart(case: Case, workload: Workload, machines: Machines, median: Batch) -> Outcomes | _Costs:
+    """Of configurations whose ranks differ, or will once they are jittered, under interference."""
+    if not all_meet(workload.mesh_of(case.schedule)):
+        return simulated(case)
+    if case.seeds is None:
+        return _Costs(median, _alone_s(median))
+    sorted_ops = _course(case.schedule).sorts(workload)
+    return _Costs(costs_of(case.schedule, workload, machines, sorted_ops, case.seeds), _alone_s(median))
 
 
 def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Course) -> Outcomes:
