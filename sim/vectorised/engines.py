@@ -159,7 +159,8 @@ def _walk_together(those: Sequence[_Waiting], synchronous: bool) -> None:
     batch = Batch.joined([each.costs.batch for each in those])
     defers = np.concatenate([np.full(each.case.size, not each.priority) for each in those])
     program = _course(batch.schedule).program(synchronous, "collectives")
-    found, step = Outcomes.nothing(batch.size), room(UNEVEN, batch.ranks, len(batch.ticks))
+    rows = max(len(batch.ticks), sum(program.blocks))
+    found, step = Outcomes.nothing(batch.size), room(UNEVEN, batch.ranks, rows)
     for begin in range(0, batch.size, step):
         some = slice(begin, begin + step)
         walk = Uneven(batch.some(some), program, defers[some])

@@ -30,10 +30,8 @@ from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
 LANES = 1024  # ranks x configurations that are walked together: their rows fit into a core's cache
-UNEVEN_LANES, UNEVEN_COSTS = (
-    8192,
-    1 << 25,
-)  # there events are many, and a round costs the same for few; 256 MiB of costs
+UNEVEN_LANES = 8192  # the same of the uneven engine, where a few take almost as long as many
+UNEVEN_NUMBERS = 1 << 25  # which are kept for these: 256 MiB of costs, or of when hosts went on
 FEW = 4  # configurations: fewer are simulated before the uneven engine has walked them
 RECURRENCE, LOCKSTEP, UNEVEN, SIMULATION = "recurrence", "lockstep", "uneven", "simulation"
 _UNEVEN = "ranks differ while compute and communication slow each other down"
@@ -159,6 +157,7 @@ class Evaluator:
         if mode.engine == SIMULATION:
             return np.array([simulate(self.schedule, c.workload, c.cluster, c.seed).makespan_s for c in configs])
         rows = seconds.shape[1] if all(config.seed is None for config in configs) else len(self.schedule.ops)
+        rows = max(rows, sum(self._program(mode.synchronous, "collectives").blocks))
         step, found = room(mode.engine, mode.told_apart, rows), []
         for first in range(0, len(configs), step):
             some = slice(first, first + step)
@@ -193,8 +192,9 @@ def evaluate(
 
 
 def room(engine: str, ranks: int, rows: int) -> int:
-    """Configurations of so many ranks, told apart, with so many rows of costs, that are walked together."""
-    lanes = min(UNEVEN_LANES, UNEVEN_COSTS // rows) if engine == UNEVEN else LANES
+    """Configurations of so many ranks, told apart, that are walked together; rows: of costs, or ops that hold hosts
+    up, whichever are more."""
+    lanes = min(UNEVEN_LANES, UNEVEN_NUMBERS // rows) if engine == UNEVEN else LANES
     return max(1, lanes // ranks)
 
 

@@ -31,6 +31,7 @@ class Lanes:
         self.batch, self.program = batch, program
         self.size = batch.ranks * batch.size
         self.config = np.arange(self.size) % batch.size
+        self.rank = np.arange(batch.ranks)[:, None] * batch.size  # first lanes of ranks
         self.defers = np.broadcast_to(defers, batch.size)
         talks = np.array(program.streams)[:, None] >= 0
         self.issued = np.cumsum(batch.launch[batch.sort_of], axis=0).reshape(-1)
@@ -41,7 +42,7 @@ class Lanes:
 
     def of(self, configs: Some) -> Some:
         """Lanes [rank, configuration] of these."""
-        return np.arange(self.batch.ranks)[:, None] * self.batch.size + configs
+        return np.asarray(self.rank + configs)
 
     def when(self, op: Some, some: Some) -> Array:
         """When hosts issue these ops on these lanes; of collectives, when their streams notice."""
@@ -129,7 +130,7 @@ class Compute(Stream):
 
     def change(self, some: Some, now: Array, talks: bool) -> None:
         """From now on something travels beside the ops that run on these lanes, or nothing does."""
-        self._retime(some, now, self._slow(self.at[some], some) if talks else np.ones(len(some)))
+        self._retime(some, now, self._slow(self.at.take(some), some) if talks else np.ones(len(some)))
 
     def end(self, some: Some, now: Array) -> None:
         """What runs there ends."""
@@ -166,6 +167,7 @@ class Talk(Stream):
         self.under, self.arrival = np.zeros(lanes.size, dtype=bool), np.full(lanes.size, math.inf)
         self.moved, self.exposed, self.begun = np.zeros(lanes.size), np.zeros(lanes.size), np.zeros(lanes.size)
         self.moves = np.array([lanes.program.schedule.ops[i].kind in "DC" for i in mine] + [False])
+        self.drag = np.tile(lanes.batch.slow_transfer, lanes.batch.ranks)
         self.bursts = bool(lanes.batch.burst.any())
 
     def reach(self, some: Some, now: Array, compute: Compute) -> None:
@@ -182,19 +184,19 @@ class Talk(Stream):
 
     def depart(self, lanes: Some, now: Array, busy: Mask) -> None:
         """A collective begins on these lanes [rank, configuration], where somebody computes or nobody does."""
-        batch, at = self.lanes.batch, self.at[lanes]
-        config = self.lanes.config[lanes]
-        ticks = self.ticks.take(self.rows[at] + lanes)
+        at = self.at.take(lanes[0])  # as on all their ranks
+        ticks = self.ticks.take(self.rows.take(at) + lanes)
         if self.bursts:
-            landed = np.where(at[0] > 0, self.since[lanes].max(axis=0), -math.inf)
-            saved = np.minimum(batch.burst.take(self.sorts[at[0]] + config[0]), now - landed)
-            ticks = np.maximum(ticks - saved, np.minimum(ticks, batch.latency[config]))
+            batch, config = self.lanes.batch, lanes[0]
+            landed = np.where(at > 0, self.since.take(lanes).max(axis=0), -math.inf)
+            saved = np.minimum(batch.burst.take(self.sorts.take(at) + config), now - landed)
+            ticks = np.maximum(ticks - saved, np.minimum(ticks, batch.latency.take(config)))
         self.under[lanes], self.arrival[lanes], self.begun[lanes] = True, math.inf, now
-        self._take(lanes, np.broadcast_to(now, lanes.shape), ticks, np.where(busy, batch.slow_transfer[config], 1.0))
+        self._take(lanes, now, ticks, np.where(busy, self.drag.take(lanes), 1.0))
 
     def change(self, some: Some, now: Array, busy: bool) -> None:
         """From now on somebody computes beside what travels on these lanes, or nobody does."""
-        self._retime(some, now, self.lanes.batch.slow_transfer[self.lanes.config[some]] if busy else np.ones(len(some)))
+        self._retime(some, now, self.drag.take(some) if busy else np.ones(len(some)))
 
     def end(self, some: Some, now: Array, compute: Compute) -> None:
         """What travels there has arrived."""

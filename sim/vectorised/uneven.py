@@ -88,33 +88,32 @@ class Uneven:
         some = ((runs | (due <= limit)) & (under | (due <= begin))).ravel().nonzero()[0]
         calm = (talks & ~self.busy).nonzero()[0]
         self._go(some, due.ravel().take(some))
-        if len(calm):
-            wakes = calm[runs[:, calm].any(axis=0)]
+        if len(calm) and len(wakes := calm.compress(runs.take(calm, axis=1).any(axis=0))):
             self._drag(wakes, soonest[wakes], True)
         return len(some) + len(begins) > 0
 
     def _look(self, configs: Some, due: Array, soonest: Array) -> None:
         """What has changed of what is next in these configurations."""
         lanes = self.lanes.of(configs)
-        due[:, configs] = np.minimum(self.compute.due[lanes], self.talk.due[lanes])
-        soonest[configs] = due[:, configs].min(axis=0)
+        due[:, configs] = again = np.minimum(self.compute.due.take(lanes), self.talk.due.take(lanes))
+        soonest[configs] = again.min(axis=0)
 
     def _begin(self, configs: Some, now: Array) -> None:
         """The last lane of each of these has reached a collective: it is under way."""
         lanes = self.lanes.of(configs)
-        runs = self.compute.runs[lanes]
+        runs = self.compute.runs.take(lanes)
         self.busy[configs] = busy = np.any(runs, axis=0)
-        self.first[configs] = np.minimum(self.first[configs], now)
+        self.first[configs] = np.minimum(self.first.take(configs), now)
         self.talk.depart(lanes, now, busy)
-        many = np.broadcast_to(now, lanes.shape)
-        self.compute.change(lanes[runs], many[runs], True)
+        rank, n = runs.nonzero()
+        self.compute.change(lanes[rank, n], now.take(n), True)
 
     def _drag(self, configs: Some, now: Array, busy: bool) -> None:
         """From now on somebody computes in these configurations, or nobody does."""
         self.busy[configs] = busy
         lanes = self.lanes.of(configs)
-        under = self.talk.under[lanes]
-        self.talk.change(lanes[under], np.broadcast_to(now, lanes.shape)[under], busy)
+        rank, n = self.talk.under.take(lanes).nonzero()
+        self.talk.change(lanes[rank, n], now.take(n), busy)
 
     def _go(self, some: Some, now: Array) -> None:
         """These lanes come to their next event: of compute, if both are due, so that a collective finds what runs."""
