@@ -5,8 +5,10 @@ configurations at once.
 
 Speed: all 1,024 configurations differ, in rates of compute, launches and links (first-in first-out), or in batch,
 launches, links and interference (machines of sim/clusters).  Finding their costs counts; what follows from the schedule
-alone does not, since a sweep finds it once.  Distance: drawn schedules, settings, machines and batches, each simulated
-as well.  Writes benchmarks/results/engines.json."""
+alone does not, since a sweep finds it once.  Uneven ranks have one of 32 routings, the same in every step: to draw one,
+or to find the costs of one that changes from step to step, takes longer than anything else.  Distance: drawn schedules,
+settings, machines, batches and (uneven ranks) routings, each simulated as well.  Writes
+benchmarks/results/engines.json."""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,9 +26,9 @@ from calibration.samples import machine
 from sim import MODELS, Cluster, Routing, Schedule, Workload, load_schedule, simulate
 from sim.cluster import COMPUTE_KINDS, Host, Interference, Link, Rate
 from sim.transfers.network import Network
-from sim.vectorised.evaluate import Evaluator
+from sim.vectorised.evaluate import FEW, Evaluator
 
-REPEATS, AT_ONCE, DRAWN = 3, 1024, {"uneven ranks, with interference": 80}  # 40 of the other kinds
+REPEATS, AT_ONCE, DRAWN = 3, 1024, {"uneven ranks, with interference": 200}  # 40 of the other kinds
 MODEL, RANKS, STEPS = MODELS["XL"], 8, 50
 PRESETS = ("8x-rtx4090", "8x-l40s", "8x-a100", "8x-h100", "8x-b200")
 SETTINGS = ("sync", "displaced", "interweaved", "dice", "overlap", "cached", "interweaved stride=5",
@@ -64,6 +67,16 @@ def uneven(random: Random) -> tuple[Workload, Cluster]:
     return replace(work, routing=routing), cluster
 
 
+def routed(random: Random, known: dict[tuple[int, int], Routing]) -> tuple[Workload, Cluster]:
+    """The same machines, one of eight routings for every batch."""
+    work, cluster = slowed(random)
+    key = work.images, random.randrange(8)
+    if key not in known:
+        imbalance = [1.1, 1.3, 1.6, 2.5][key[1] % 4]
+        known[key] = Routing.skewed(MODEL, RANKS, work.tokens, 1, imbalance=imbalance, seed=key[1])
+    return replace(work, routing=known[key]), cluster
+
+
 def schedule_of(source: str) -> Schedule:
     name, *settings = source.split()
     return load_schedule(name, STEPS, MODEL.layers, **dict(setting.split("=") for setting in settings))
@@ -71,8 +84,8 @@ def schedule_of(source: str) -> Schedule:
 
 def shared(configs: list[tuple[Workload, Cluster]]) -> tuple[list[Workload], list[Cluster]]:
     """Equal workloads, computes and links are the same objects, as in any sweep."""
-    known: dict[str, object] = {}
-    works = [known.setdefault(repr(work), work) for work, _ in configs]
+    known: dict[object, object] = {}
+    works = [known.setdefault((work.images, id(work.routing)), work) for work, _ in configs]
     links = [known.setdefault(repr(c.link), c.link) for _, c in configs]
     computes = [known.setdefault(repr(c.compute), c.compute) for _, c in configs]
     clusters = [replace(c, link=k, compute=g) for (_, c), k, g in zip(configs, links, computes, strict=True)]
@@ -100,7 +113,7 @@ def distance(draw: Callable[[Random], tuple[Workload, Cluster]], seed: int) -> t
     random = Random(seed)
     source = random.choice(SETTINGS)
     schedule, (work, cluster) = schedule_of(source), draw(random)
-    found = Evaluator(schedule).evaluate([work], [cluster])
+    found = Evaluator(schedule).evaluate([work] * FEW, [cluster] * FEW)
     began = time.perf_counter()
     simulated = simulate(schedule, work, cluster).makespan_s
     took = time.perf_counter() - began
@@ -114,13 +127,14 @@ def distance(draw: Callable[[Random], tuple[Workload, Cluster]], seed: int) -> t
 def main() -> None:
     kinds = {"first-in first-out": first_in_first_out, "with interference": slowed}
     drawn_of = {**kinds, "uneven ranks, with interference": uneven}
+    kinds["uneven ranks, with interference"] = partial(routed, known={})
     rows = [
         speed(kind, draw, source)
         for kind, draw in kinds.items()
         for source in ("sync", "displaced", "interweaved", "dice")
     ]
     for row in rows:
-        print("{configurations:20} {schedule:12} {per_s:8.0f} a second, {per_cpu_s:8.0f} a CPU second".format(**row))
+        print("{configurations:32} {schedule:12} {per_s:8.0f} a second, {per_cpu_s:8.0f} a CPU second".format(**row))
     distances = {}
     for kind, draw in drawn_of.items():
         drawn = [distance(draw, seed) for seed in range(DRAWN.get(kind, 40))]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from random import Random
 
-import numpy as np
 import pytest
 from anything import anything as all_there_is
 from cases import anything, machines, model, named
@@ -14,10 +12,10 @@ from hypothesis import strategies as st
 from test_maxplus import meshes, on_one_communicator
 from test_steady import walk
 
-from sim import MODELS, Cluster, Routing, Schedule, Workload, load_schedule, simulate
+from sim import Cluster, Schedule, Workload, simulate
 from sim.cluster import COMPUTE_KINDS, Interference
 from sim.engine import TICKS_PER_S
-from sim.vectorised.evaluate import LOCKSTEP, SIMULATION, UNEVEN, evaluate
+from sim.vectorised.evaluate import LOCKSTEP, SIMULATION, evaluate
 from sim.vectorised.program import Program
 
 OFF = 1e-6  # of the makespan: picoseconds rounded at other moments
@@ -55,28 +53,3 @@ def test_it_takes_as_long_as_the_simulation_says(case: tuple[Schedule, Workload,
         assert busy_s == near(trace.busy_s("compute").mean(), abs=OFF * whole_s)
         assert whole_s - busy_s - quiet_s == near(trace.exposed_s.mean(), abs=OFF * whole_s)
         assert lanes.wire.travelled[0] / TICKS_PER_S == near(trace.all_to_all_s.mean(), abs=OFF * whole_s)
-
-
-def uneven(random: Random) -> tuple[Schedule, Workload, Cluster, int | None]:
-    """A small model's schedule on a machine by name, its routing skewed or its ops jittered."""
-    shape = replace(MODELS["S"], layers=6)
-    source = random.choice(["sync", "displaced", "interweaved", "dice", "overlap", "cached", "sync counts=blocking"])
-    base = Cluster.load(random.choice(["8x-rtx4090", "8x-h100", "8x-a100"]))
-    jitter = dict.fromkeys("PASERFZNDC", 0.05) if random.random() < 0.5 else {}
-    machine = replace(base, jitter=jitter, host=replace(base.host, priority=random.random() < 0.5))
-    workload = Workload(shape, 8, random.choice([4, 16]))
-    skewed = Routing.skewed(shape, 8, workload.tokens, 4, imbalance=random.choice([1.2, 2.0]))
-    if not jitter or random.random() < 0.5:
-        workload = replace(workload, routing=skewed)
-    return load_schedule(source, 4, 6), workload, machine, 3 if jitter else None
-
-
-def test_ranks_that_differ_are_within_what_is_said() -> None:
-    off = []
-    for seed in range(40):
-        schedule, workload, machine, jitter = uneven(Random(seed))
-        found = evaluate(schedule, [workload], [machine], [jitter])
-        assert found.engine == (UNEVEN,)
-        off.append(found.makespan_s[0] / simulate(schedule, workload, machine, jitter).makespan_s - 1)
-    assert np.abs(off).mean() < 1e-3
-    assert np.abs(off).max() < 3e-3

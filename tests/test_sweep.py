@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.sweep_fuzz import fuzz
+from sim.cluster import cluster_tables
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.memory import memory
@@ -26,7 +28,7 @@ from sim.sweeps.points import Points, row_keys
 from sim.sweeps.rows import rows_of
 from sim.sweeps.settings import DEFAULTS, value_problem
 from sim.sweeps.sweep import Sweep
-from sim.vectorised.engines import told
+from sim.vectorised.engines import Case, evaluate, simulated, told
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
@@ -276,6 +278,41 @@ def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: s
         assert row["exposed_s"] == (None if engine == "recurrence" else pytest.approx(by_simpy[4], rel=1e-9))
 
 
+SKEWED = """
+base: {model: tiny, steps: 3, cluster: 8x-h100, images: 4}
+axes:
+  schedule: [sync, dice]
+  imbalance: [1.2, 1.5]
+  times.cluster.link.resources.port.bytes_per_s: [0.1, 1]
+"""
+
+
+def test_points_whose_ranks_differ_are_walked_together_and_say_what_simpy_says(make: Make) -> None:
+    sweep, fewer = make(SKEWED), make(SKEWED.replace("[1.2, 1.5]", "[1.5]"))
+    many, few = Points(sweep), Points(fewer)
+    for points, first, last, engine in [(many, 0, 4, "uneven"), (many, 4, 8, "uneven"), (few, 0, 2, "simulation")]:
+        chunk = points.chunk(first, last)
+        for i, row in enumerate(rows_of(chunk, sweep.sources).to_pylist()):
+            schedule, workload, machine = build(chunk.point(i), sweep.sources)
+            want = told(simulate(schedule, workload, machine), workload, machine)
+            names = ("makespan_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s")
+            assert (row["error"], row["engine"]) == (None, engine)
+            assert [row[name] for name in (*names, "communication_share")] == pytest.approx(want, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("jitter", "engine"), [({"A": 0.1, "D": 0.2}, "uneven"), ({}, None)])
+def test_seeds_of_a_machine_that_interferes_are_walked(jitter: dict[str, float], engine: str | None) -> None:
+    schedule = load_schedule("dice", 3, MODELS["S"].layers)
+    workload, tables = Workload(MODELS["S"], 8, 2), {**cluster_tables("8x-rtx4090"), "jitter": jitter}
+    seeds = np.array([1, 5, 1, 7, 8])
+    case = Case(schedule, workload, tables, 5, seeds=seeds)
+    found, want = evaluate(case), simulated(case)
+    assert [*found.engine] == [engine] * 5
+    assert [*found.error] == [*want.error]
+    for mine, theirs in zip(found[:6], want[:6], strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
 def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:
     sweep = make(SMALL.replace("images: [1, 2]", "seed: [3]"))
     chunk = Points(sweep).chunk(0, 1)
@@ -350,6 +387,21 @@ def test_files_are_read_once_and_travel_with_the_sweep(tmp_path: Path) -> None:
     sources = Sources(schedules={"mine.txt": str(load_schedule("sync", 3, 4))})
     schedule, _, _ = build({"schedule": "mine.txt", "model": "tiny", "cluster": "cpu-2-ranks"}, sources)
     assert schedule == load_schedule("sync", 3, 4)
+
+
+def test_a_row_does_not_depend_on_how_points_are_cut_into_chunks(make: Make) -> None:
+    text = SMALL.replace("cpu-2-ranks", "8x-h100").replace("link.bytes", "link.resources.port.bytes")
+    sweep = make(text.replace("images: [1, 2]", "seed: [3, null]\n  imbalance: [1.5, 3, null]"))
+    points = Points(sweep)
+    found = set[str]()
+    for first, last in pairwise(points.borders):
+        whole = rows_of(points.chunk(first, last), sweep.sources)
+        found |= {*whole["engine"].to_pylist()}
+        for step in (1, 5):
+            parts = [(at, min(last, at + step)) for at in range(first, last, step)]
+            cut = pa.concat_tables([rows_of(points.chunk(*part), sweep.sources) for part in parts])
+            assert cut.equals(whole), "to the last bit"
+    assert found == {"lockstep", "uneven"}
 
 
 # ------------------------------------------------------------------------------------------------- any file

@@ -7,6 +7,7 @@ know what settings mean."""
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,13 +57,15 @@ def as_cells(values: Sequence[Any]) -> Numbers:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Points first to last - 1, all of one list of ops.  constant: what they share; varying: what they do not."""
+    """Points first to last - 1, all of one list of ops.  constant: what they share; varying: what they do not;
+    stretch: how many points of the sweep have that list."""
 
     first: int
     last: int
     constant: Mapping[str, Any]
     varying: Mapping[str, Column]
     kinds: Mapping[str, str]  # setting -> kind of column
+    stretch: int = 1
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -78,7 +81,7 @@ class Chunk:
     def __getitem__(self, part: slice) -> Chunk:
         first, last, _ = part.indices(len(self))
         varying = {key: column[first:last] for key, column in self.varying.items()}
-        return Chunk(self.first + first, self.first + last, self.constant, varying, self.kinds)
+        return Chunk(self.first + first, self.first + last, self.constant, varying, self.kinds, self.stretch)
 
 
 class Points:
@@ -133,7 +136,9 @@ class Points:
                 constant[key] = column.values[code] if column.values else code
             else:
                 varying[key] = column
-        return Chunk(first, last, constant, varying, self.sweep.kinds)
+        border = bisect_right(self.borders, first)
+        stretch = self.borders[border] - self.borders[border - 1]
+        return Chunk(first, last, constant, varying, self.sweep.kinds, stretch)
 
     def _codes(self, first: int, last: int) -> list[Numbers]:
         which = np.arange(first, last) if self._kept is None else self._kept[first:last]

@@ -21,6 +21,7 @@ It knows which columns there are; it refuses to know where tables are kept."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from sim.sweeps.facts import FactBook, Facts
 from sim.sweeps.point import Sources, build_model, build_schedule, build_workload, machine_tables
 from sim.sweeps.points import Chunk, Column, row_keys
 from sim.sweeps.settings import DEFAULTS
-from sim.vectorised.engines import Case, Outcomes, evaluate
+from sim.vectorised.engines import Case, Evaluation, Outcomes
 from sim.vectorised.machines import may_differ
 
 if TYPE_CHECKING:
@@ -58,8 +59,12 @@ def rows_of(chunk: Chunk, sources: Sources) -> pa.Table:
     except (ValueError, OSError) as reason:
         found["error"][:] = str(reason)
     else:
-        for at, shape, changes in _shapes(chunk):
-            _fill(found, at, shape, changes, book, sources)
+        several = Evaluation(chunk.stretch)
+        asked = [_ask(found, at, shape, changes, book, several, sources) for at, shape, changes in _shapes(chunk)]
+        several.finish()
+        for each in asked:
+            if each is not None:
+                _note(found, each, book, sources)
     return _as_table(chunk, sources, found)
 
 
@@ -89,11 +94,22 @@ def _as_table(chunk: Chunk, sources: Sources, found: Found) -> pa.Table:
     return pa.table(columns)
 
 
-def _fill(
+@dataclass(frozen=True)
+class _Asked:
+    """Points `at` that share all settings of `shape`, as a case, and what becomes of it once all are evaluated."""
+
+    at: npt.NDArray[Any]
+    shape: Mapping[str, Any]
+    case: Case
+    facts: Facts
+    outcomes: Outcomes
+
+
+def _ask(
     found: Found, at: npt.NDArray[Any], shape: Mapping[str, Any], changes: Mapping[str, npt.NDArray[Any]],
-    book: FactBook, sources: Sources,
-) -> None:  # fmt: skip
-    """Writes what becomes of the points `at`, which share all settings of `shape`, into `found`."""
+    book: FactBook, several: Evaluation, sources: Sources,
+) -> _Asked | None:  # fmt: skip
+    """Adds the points `at` to `several`; writes why into `found`, and gives None, if they cannot be run."""
     try:
         tables = machine_tables(shape, sources)
         model = build_model(shape, sources)
@@ -101,28 +117,29 @@ def _fill(
         facts = book.facts(workload, DTYPES[workload.dtype or "bf16"] if "peak" in tables["compute"] else 4)
         seeds = changes["seed"].astype(np.int64) if "seed" in changes else None
         numbers = {key: values for key, values in changes.items() if key != "seed"}
-        outcomes = evaluate(Case(book.schedule, workload, tables, len(at), numbers, seeds))
+        case = Case(book.schedule, workload, tables, len(at), numbers, seeds)
+        return _Asked(at, shape, case, facts, several.add(case))
     except (ValueError, OSError, MemoryError) as reason:
         found["error"][at] = str(reason) or "out of memory"
-        return
-    _note(found, at, outcomes, facts, workload.images_in_all)
-    if shape.get("vulnerability") is not None:
-        costs = sources.vulnerabilities[shape["vulnerability"]]
-        found["quality"][at] = book.quality(workload, costs)
-    if "peak" in tables["compute"]:
-        limit = changes.get("cluster.compute.memory_bytes", np.full(len(at), tables["compute"]["memory_bytes"]))
-        limit = limit * changes.get("times.cluster.compute.memory_bytes", 1.0)
-        ran = outcomes.error == None  # noqa: E711
-        found["memory_fits"][at[ran]] = (facts.memory_bytes <= limit)[ran]
+        return None
 
 
-def _note(found: Found, at: npt.NDArray[Any], outcomes: Outcomes, facts: Facts, images: int) -> None:
-    ran = at[outcomes.error == None]  # noqa: E711
+def _note(found: Found, asked: _Asked, book: FactBook, sources: Sources) -> None:
+    """Writes what has become of a case into `found`."""
+    at, facts, outcomes, workload = asked.at, asked.facts, asked.outcomes, asked.case.workload
+    shape, compute = asked.shape, asked.case.tables["compute"]
+    ran = outcomes.error == None  # noqa: E711
     for name, values in zip(Facts._fields, facts, strict=True):
-        found[name][ran] = values
+        found[name][at[ran]] = values
     for name, column in outcomes._asdict().items():
         found[name][at] = column
-    found["images_per_s"][at] = images / outcomes.makespan_s
+    found["images_per_s"][at] = workload.images_in_all / outcomes.makespan_s
+    if shape.get("vulnerability") is not None:
+        found["quality"][at] = book.quality(workload, sources.vulnerabilities[shape["vulnerability"]])
+    if "peak" in compute:
+        limit = asked.case.changes.get("cluster.compute.memory_bytes", np.full(len(at), compute["memory_bytes"]))
+        limit = limit * asked.case.changes.get("times.cluster.compute.memory_bytes", 1.0)
+        found["memory_fits"][at[ran]] = (facts.memory_bytes <= limit)[ran]
 
 
 def _shapes(chunk: Chunk) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any], dict[str, npt.NDArray[Any]]]]:

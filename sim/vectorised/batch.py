@@ -19,6 +19,7 @@ from sim.schedule import Schedule
 from sim.vectorised.costs import Config, Costs
 
 Array = npt.NDArray[np.float64]
+_BY_CONFIG = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +56,18 @@ class Batch:
 
     def some(self, which: slice | npt.NDArray[np.intp]) -> Batch:
         """The same of some configurations."""
-        names = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
-        cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[..., which]) for name in names}
+        cut: dict[str, Any] = {name: np.ascontiguousarray(getattr(self, name)[..., which]) for name in _BY_CONFIG}
         return replace(self, **cut)
+
+    @staticmethod
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """The configurations of several of one schedule, whose workloads vary alike and whose meshes are the same."""
+        if len(parts) == 1:
+            return parts[0]
+        whole: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _BY_CONFIG
+        }
+        return replace(parts[0], **whole)
 
 
 def batch(costs: Costs, configs: Sequence[Config], seconds: Array, ranks: int) -> Batch:

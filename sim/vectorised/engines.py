@@ -1,12 +1,12 @@
 """Many machines for one schedule and workload, and which engine runs them.
 
 A Case is one list of ops on one workload, on as many machines as there are configurations: a cluster, and numbers of
-it that differ.  `evaluate` returns what became of each, and who found out.  It knows engines by their bounds; it
-refuses to know points, files and tables."""
+it that differ.  `evaluate` returns what became of each, and who found out; an Evaluation, of several Cases that are
+walked together where that is faster.  It knows engines by their bounds; it refuses to know points, files and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from sim.schedule import Op, Schedule
 from sim.sweeps.point import changed
 from sim.trace import Trace
 from sim.vectorised.batch import Batch
-from sim.vectorised.evaluate import LANES, LOCKSTEP, RECURRENCE, SIMULATION, engine_of
+from sim.vectorised.evaluate import FEW, LOCKSTEP, RECURRENCE, SIMULATION, UNEVEN, all_meet, engine_of, room
 from sim.vectorised.lockstep import Lockstep
 from sim.vectorised.machines import Machines, costs_of
 from sim.vectorised.maxplus import Recurrence
 from sim.vectorised.program import Program
+from sim.vectorised.uneven import Uneven
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
@@ -77,6 +78,10 @@ class Outcomes(NamedTuple):
         a, b, c, d, e, f = (np.full(size, np.nan) for _ in range(6))
         return Outcomes(a, b, c, d, e, f, np.full(size, None, object), np.full(size, None, object))
 
+    def some(self, which: slice) -> Outcomes:
+        """What is known of these configurations."""
+        return Outcomes._make(column[which] for column in self)
+
     def put(self, which: npt.NDArray[Any], some: Outcomes) -> None:
         """Writes what is known of the configurations `which`."""
         for mine, theirs in zip(self, some, strict=True):
@@ -85,21 +90,91 @@ class Outcomes(NamedTuple):
 
 def evaluate(case: Case) -> Outcomes:
     """What becomes of every configuration, by the fastest engine that may run it."""
-    if case.seeds is not None:
-        return simulated(case)
-    try:
-        machines = Machines.of(case.tables, case.size, case.changes)
-        workload = case.workload.fits(case.schedule)
-        _check_ranks(workload, machines.first)
-    except ValueError:
-        return simulated(case)  # which finds the reason of each
-    slow, found = machines.interferes(), Outcomes.nothing(case.size)
-    for which in (np.flatnonzero(~slow), np.flatnonzero(slow)):
-        if len(which):
-            some = case if len(which) == case.size else case.some(which)
-            theirs = machines if some is case else Machines.of(some.tables, some.size, some.changes)
-            found.put(which, _alike(some, workload, theirs))
+    several = Evaluation(case.size)
+    found = several.add(case)
+    several.finish()
     return found
+
+
+class Evaluation:
+    """Cases of one schedule, one after another.  Those whose ranks differ, under interference, wait for others like
+    them, since an engine walks many at once in little more time than one.
+
+    among: of how many configurations these are, all of that schedule, so that who runs one depends on no division."""
+
+    def __init__(self, among: int) -> None:
+        self._simulates = among < FEW
+        self._waiting: dict[tuple[object, ...], list[_Waiting]] = {}
+
+    def add(self, case: Case) -> Outcomes:
+        """What becomes of every configuration; of some, not before `finish`."""
+        try:
+            machines = Machines.of(case.tables, case.size, case.changes)
+            workload = case.workload.fits(case.schedule)
+            _check_ranks(workload, machines.first)
+        except ValueError:
+            return simulated(case)  # which finds the reason of each
+        slow, found = machines.interferes(), Outcomes.nothing(case.size)
+        for which in (np.flatnonzero(~slow), np.flatnonzero(slow)):
+            if len(which):
+                some = case if len(which) == case.size else case.some(which)
+                theirs = machines if some is case else Machines.of(some.tables, some.size, some.changes)
+                known = _alike(some, workload, theirs)
+                if isinstance(known, _Costs) and self._simulates:
+                    known = simulated(some)
+                if isinstance(known, Outcomes):
+                    found.put(which, known)
+                else:
+                    host, shape = theirs.first.host, known.batch.ticks.shape[:2]
+                    waiting = _Waiting(some, known, host.priority, found, which)
+                    self._waiting.setdefault((host.synchronous, varies(workload), shape), []).append(waiting)
+        return found
+
+    def finish(self) -> None:
+        """Walks those that wait."""
+        for (synchronous, *_), those in self._waiting.items():
+            _walk_together(those, bool(synchronous))
+        self._waiting.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class _Costs:
+    """Of configurations that are to be walked, and what ops take alone, not jittered: `_alone_s`."""
+
+    batch: Batch
+    alone_s: tuple[Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """Configurations whose ranks differ, under interference; what they cost; where to write what becomes of them."""
+
+    case: Case
+    costs: _Costs
+    priority: bool
+    into: Outcomes
+    which: npt.NDArray[np.intp]
+
+
+def _walk_together(those: Sequence[_Waiting], synchronous: bool) -> None:
+    batch = Batch.joined([each.costs.batch for each in those])
+    defers = np.concatenate([np.full(each.case.size, not each.priority) for each in those])
+    program = _course(batch.schedule).program(synchronous, "collectives")
+    rows = max(len(batch.ticks), sum(program.blocks))
+    found, step = Outcomes.nothing(batch.size), room(UNEVEN, batch.ranks, rows)
+    for begin in range(0, batch.size, step):
+        some = slice(begin, begin + step)
+        walk = Uneven(batch.some(some), program, defers[some])
+        found.makespan_s[some] = walk.makespans() / TICKS_PER_S
+        found.stalled_s[some], found.exposed_s[some], moved_s = (each / TICKS_PER_S for each in walk.spent())
+        found.communication_share[some] = moved_s / found.makespan_s[some]
+    found.engine[:] = UNEVEN
+    alone_s = zip(*(each.costs.alone_s for each in those), strict=True)
+    found.computing_alone_s[:], found.communicating_alone_s[:] = map(np.concatenate, alone_s)
+    begin = 0
+    for each in those:
+        mine = slice(begin, begin := begin + each.case.size)
+        each.into.put(each.which, found.some(mine))
 
 
 def _check_ranks(workload: Workload, cluster: Cluster) -> None:
@@ -107,29 +182,39 @@ def _check_ranks(workload: Workload, cluster: Cluster) -> None:
         raise ValueError(f"workload has {workload.ranks} ranks, but cluster {cluster.name} has {cluster.ranks}")
 
 
-def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes:
-    """Of configurations that all have interference, or none of which has any."""
+def _alike(case: Case, workload: Workload, machines: Machines) -> Outcomes | _Costs:
+    """Of configurations that all have interference, or none of which has any; their costs, if they are to wait."""
     course, host = _course(case.schedule), machines.first.host
     engine, _ = engine_of(course.program(host.synchronous, "collectives"), workload, machines.first)
-    if engine == SIMULATION:
+    if engine == SIMULATION or (engine == RECURRENCE and case.seeds is not None):
         return simulated(case)
     try:
         batch = costs_of(case.schedule, workload, machines, course.sorts(workload))
+        if engine == LOCKSTEP and (batch.ranks > 1 or case.seeds is not None):
+            return _apart(case, workload, machines, batch)
     except ValueError:
         return simulated(case)
-    if engine == LOCKSTEP and batch.ranks > 1:
-        return simulated(case)
     return _walked(case, batch, machines.first, engine, course)
+
+
+def _apart(case: Case, workload: Workload, machines: Machines, median: Batch) -> Outcomes | _Costs:
+    """Of configurations whose ranks differ, or will once they are jittered, under interference."""
+    if not all_meet(workload.mesh_of(case.schedule)):
+        return simulated(case)
+    if case.seeds is None:
+        return _Costs(median, _alone_s(median))
+    sorted_ops = _course(case.schedule).sorts(workload)
+    return _Costs(costs_of(case.schedule, workload, machines, sorted_ops, case.seeds), _alone_s(median))
 
 
 def _walked(case: Case, batch: Batch, cluster: Cluster, engine: str, course: _Course) -> Outcomes:
     """By a vectorised engine, as many at once as stay in a core's cache."""
     host, found = cluster.host, Outcomes.nothing(case.size)
-    room = max(1, LANES // batch.ranks)
+    step = room(engine, batch.ranks, len(batch.ticks))
     first = "collectives" if engine == LOCKSTEP else "listed" if host.priority else "compute"
     program = course.program(host.synchronous, first)
-    for begin in range(0, case.size, room):
-        some = slice(begin, begin + room)
+    for begin in range(0, case.size, step):
+        some = slice(begin, begin + step)
         lanes = batch.some(some)
         walk = Lockstep(lanes, program, not host.priority) if engine == LOCKSTEP else Recurrence(lanes, program)
         found.makespan_s[some] = walk.makespans() / TICKS_PER_S

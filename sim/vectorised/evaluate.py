@@ -30,12 +30,15 @@ from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
 LANES = 1024  # ranks x configurations that are walked together: their rows fit into a core's cache
+UNEVEN_LANES = 8192  # the same of the uneven engine, where a few take almost as long as many
+UNEVEN_NUMBERS = 1 << 25  # which are kept for these: 256 MiB of costs, or of when hosts went on
+FEW = 4  # configurations: fewer are simulated before the uneven engine has walked them
 RECURRENCE, LOCKSTEP, UNEVEN, SIMULATION = "recurrence", "lockstep", "uneven", "simulation"
 _UNEVEN = "ranks differ while compute and communication slow each other down"
 ENGINES = {
     RECURRENCE: "max-plus recurrence, equal to the simulation to the last bit",
     LOCKSTEP: "compute op by compute op, with interference; within a millionth of the simulation",
-    UNEVEN: "the same for ranks that differ; on machines by name 0.5 % off at worst (benchmarks/engines.py)",
+    UNEVEN: "event by event, for ranks that differ; within a millionth of the simulation",
     SIMULATION: "SimPy, one configuration at a time",
 }
 
@@ -142,9 +145,10 @@ class Evaluator:
         alike = (seconds == seconds[:, :, :1]).all(axis=(1, 2)) & [config.seed is None for config in chosen]
         apart = mode
         if mode.engine == LOCKSTEP:
-            mesh, bursts = mode.mesh, self.costs.bursts(chosen).any()
-            all_meet = max(mesh.expert, mesh.patch) == mesh.ranks and not bursts
-            apart = replace(mode, engine=UNEVEN if all_meet else SIMULATION, why=_UNEVEN)
+            engine, why = (UNEVEN, _UNEVEN) if all_meet(mode.mesh) else (SIMULATION, f"{_UNEVEN}, and do not all meet")
+            if engine == UNEVEN and (~alike).sum() < FEW:
+                engine, why = SIMULATION, f"{_UNEVEN}, and fewer than {FEW} configurations are like that"
+            apart = replace(mode, engine=engine, why=why)
         parts = [(replace(mode, told_apart=1), alike), (apart, ~alike)]
         return [(part, np.array(members)[mask].tolist(), seconds[mask]) for part, mask in parts if mask.any()]
 
@@ -152,7 +156,9 @@ class Evaluator:
         """Makespans [config] of configurations of one mode."""
         if mode.engine == SIMULATION:
             return np.array([simulate(self.schedule, c.workload, c.cluster, c.seed).makespan_s for c in configs])
-        step, found = max(1, LANES // mode.told_apart), []
+        rows = seconds.shape[1] if all(config.seed is None for config in configs) else len(self.schedule.ops)
+        rows = max(rows, sum(self._program(mode.synchronous, "collectives").blocks))
+        step, found = room(mode.engine, mode.told_apart, rows), []
         for first in range(0, len(configs), step):
             some = slice(first, first + step)
             found.append(self._walk(configs[some], seconds[some], mode).makespans() / TICKS_PER_S)
@@ -160,7 +166,7 @@ class Evaluator:
 
     def _walk(
         self, configs: Sequence[Config], seconds: Array, mode: _Mode, keep: bool = False
-    ) -> Recurrence | Lockstep:
+    ) -> Recurrence | Lockstep | Uneven:
         together = batch(self.costs, configs, seconds, mode.told_apart)
         if mode.engine in (LOCKSTEP, UNEVEN):
             defers = np.array([not config.cluster.host.priority for config in configs])
@@ -185,6 +191,18 @@ def evaluate(
     return Evaluator(schedule).evaluate(workloads, clusters, seeds)
 
 
+def room(engine: str, ranks: int, rows: int) -> int:
+    """Configurations of so many ranks, told apart, that are walked together; rows: of costs, or ops that hold hosts
+    up, whichever are more."""
+    lanes = min(UNEVEN_LANES, UNEVEN_NUMBERS // rows) if engine == UNEVEN else LANES
+    return max(1, lanes // ranks)
+
+
+def all_meet(mesh: Mesh) -> bool:
+    """Whether all ranks meet in every collective."""
+    return max(mesh.expert, mesh.patch) == mesh.ranks
+
+
 def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: dict[int, Workload]) -> Workload:
     """`workload`, fitted to the schedule; once for each."""
     if workload.ranks != cluster.ranks:
@@ -196,7 +214,7 @@ def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: di
 
 def engine_of(program: Program, workload: Workload, cluster: Cluster) -> tuple[str, str]:
     """Which of ENGINES evaluates this configuration as long as its ranks are alike, and why not a faster one ("": none
-    is).  Where ranks differ, LOCKSTEP gives way to UNEVEN or SIMULATION (`Evaluator.engine_of`)."""
+    is).  Where ranks differ, LOCKSTEP gives way to UNEVEN or SIMULATION (`Evaluator.evaluate`)."""
     schedule, interferes = program.schedule, cluster.interference.any
     if any(shares(schedule, workload, cluster)):
         return SIMULATION, "transfers of several communicators or groups share links"

@@ -38,7 +38,7 @@ class Lockstep:
     def __init__(self, batch: Batch, program: Program, defers: bool | Mask, skips: bool = True) -> None:
         assert batch.ranks == 1, "ranks are alike"
         self.batch, self.program, self.defers = batch, program, np.broadcast_to(defers, batch.size)
-        self.host, self.wire = Hosts(program, batch), self.wired(batch, program)
+        self.host, self.wire = Hosts(program, batch), Wire(batch, program)
         self.slow = [np.ascontiguousarray(row) for row in batch.slow_compute]
         self.kernel = self.defers * batch.ticks[:, 0] / batch.kernels[_sorts_of_rows(batch)]
         self.now, self.begin, self.busy = np.zeros(batch.size), np.zeros(batch.size), np.zeros(batch.size)
@@ -47,22 +47,8 @@ class Lockstep:
         rounds = Rounds.of(program, batch) if skips else Rounds(0, 0, 0)
         self.steady = Steady(rounds, batch, self.host, self.wire, self.busy)
 
-    def wired(self, batch: Batch, program: Program) -> Wire:
-        """Its collectives."""
-        return Wire(batch, program)
-
     def makespans(self) -> Array:
         """Ticks [config] from the first op's start to the last op's end."""
-        self.run()
-        found = self.now - self.begin
-        if len(some := self.steady.strays):
-            again = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False)
-            found[some], self.busy[some] = again.makespans(), again.busy
-            self.wire.travelled[some], self.wire.quiet[some] = again.wire.travelled, again.wire.quiet
-        return found
-
-    def run(self) -> None:
-        """Walks all ops: `begin` and `now` become when the first starts and the last ends."""
         order, place = self.program.order, 0
         while place < len(order):
             if place == self.steady.next:
@@ -72,6 +58,12 @@ class Lockstep:
                 place += 1
         self.wire.drain(self.now)
         self.wire.quiet -= self.begin  # before which nothing is to be counted
+        found = self.now - self.begin
+        if len(some := self.steady.strays):
+            again = Lockstep(self.batch.some(some), self.program, self.defers[some], skips=False)
+            found[some], self.busy[some] = again.makespans(), again.busy
+            self.wire.travelled[some], self.wire.quiet[some] = again.wire.travelled, again.wire.quiet
+        return found
 
     def _walk(self, i: int, first: bool) -> None:
         program = self.program

@@ -19,6 +19,7 @@ from sim.cluster import Cluster, Link, Rate
 from sim.cost import check_compute, compute_s, op_launches, op_s
 from sim.engine import LONGEST_S
 from sim.gpu import Gpu
+from sim.jitter import noise
 from sim.schedule import Op, Schedule
 from sim.sweeps.point import changed
 from sim.transfers.collectives import brings_counts, transfers
@@ -134,12 +135,13 @@ def _with(tables: Any, numbers: Mapping[str, float]) -> Any:
 
 
 def costs_of(
-    schedule: Schedule, workload: Workload, machines: Machines, sorted_ops: tuple[list[int], list[Op]]
-) -> Batch:
+    schedule: Schedule, workload: Workload, machines: Machines, sorted_ops: tuple[list[int], list[Op]],
+    seeds: npt.NDArray[np.int64] | None = None,
+) -> Batch:  # fmt: skip
     """What every op costs on every machine, in ticks; `workload` must have been fitted to the schedule.
 
-    sorted_ops: `sim.cost.sorts` of the two, which serves all workloads that vary alike.  Raises ValueError as
-    sim/cost.py does, or if an op would take too long."""
+    sorted_ops: `sim.cost.sorts` of the two, which serves all workloads that vary alike.  seeds [machine]: of jitter.
+    Raises ValueError as sim/cost.py and sim/jitter.py do, or if an op would take too long."""
     check_compute(workload, machines.first)
     sort_of, ops = sorted_ops
     seconds = np.empty((len(ops), workload.ranks, machines.size))
@@ -148,8 +150,13 @@ def costs_of(
     for n, op in enumerate(ops):
         if op.collective:
             seconds[n] = _collective(op, schedule, workload, machines)
+    row_of, rows = sort_of, ops
+    if seeds is not None:
+        row_of, rows, seconds = [*range(len(sort_of))], [*schedule.ops], seconds[sort_of]
+        for seed in np.unique(seeds):
+            seconds[..., seeds == seed] *= noise(schedule, workload, machines.first, int(seed))[..., None]
     if not (seconds <= LONGEST_S).all():
-        op = ops[int(np.argmax(~(seconds <= LONGEST_S).all(axis=(1, 2))))]
+        op = rows[int(np.argmax(~(seconds <= LONGEST_S).all(axis=(1, 2))))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {machines.first.name}")
     ranks = 1 if (seconds == seconds[:, :1]).all() else workload.ranks
     talks = np.array([op.collective for op in ops])[:, None]
@@ -160,7 +167,7 @@ def costs_of(
     return Batch(
         schedule=schedule,
         sort_of=sort_of,
-        row_of=sort_of,
+        row_of=row_of,
         ticks=whole(np.ascontiguousarray(seconds[:, :ranks])),
         launch=whole(
             np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)

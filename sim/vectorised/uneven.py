@@ -1,110 +1,132 @@
-"""The lockstep engine for ranks that differ: skewed routing, jitter, uneven links.
+"""The vectorised engine for ranks that differ while compute and communication slow each other down: skewed routing,
+jitter, uneven links.
 
-Every rank of every configuration is a lane of sim/vectorised/lockstep.py, which walks its own ops and follows
-collectives from where it stands.  Three things it has to know of the others: a collective begins when the last rank has
-arrived, which every lane says as soon as it knows; a lane that had let it begin too soon is set back by as much; and a
-collective is slow while any rank computes, so that a rank which waits for it waits for as many times its ticks as any
-other saw.
+A lane is a rank of a configuration.  Every lane of every configuration goes to its own next event at once: an op ends
+or begins there, a collective ends or is reached.  It goes only where no other lane of its configuration can change
+what happens until then, which is told by three times that lanes of a configuration have in common:
 
-What a lane learns too late, after it has come past the end, it ignores: of XL's schedules on machines by name, routing
-skewed, that is 0.02 % of the makespan on average and 0.5 % at worst (benchmarks/engines.py), of schedules and machines
-drawn without sense up to some percent.  Which ones cannot be told beforehand, so that sweeps ask the simulation.  It
-refuses groups of ranks that do not all meet."""
+    begin   when a collective begins, that is when the last has reached it; or the least that this can be
+    until   when nobody computes any more, so that what travels gets faster
+    next    when, where nobody computes, somebody may begin to
+
+It does at every event what the simulation does (sim/engine.py, sim/fluid.py), rounded to whole picoseconds at the same
+moments; where several fall on one picosecond a tick may be lost.  It refuses groups of ranks that do not all meet,
+several communicators, and transfers that share links."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.vectorised.batch import Batch
-from sim.vectorised.lockstep import Array, Lockstep, Mask, Some
+from sim.vectorised.lanes import Compute, Lanes, Talk
 from sim.vectorised.program import Program
-from sim.vectorised.wire import Wire
 
-_OF_CONFIG = ("launch", "kernels", "burst", "slow_compute")
-_LAST = ("wake", "latency", "slow_transfer")
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Some = npt.NDArray[np.intp]  # numbers of lanes, or of configurations
+_FAR = 1e300  # later than all that happens, earlier than never
 
 
-class Uneven(Lockstep):
-    """All ranks of all configurations of a batch: lane = rank * configurations + configuration."""
+class Uneven:
+    """All ranks of all configurations of a batch: lane = rank * configurations + configuration.
+
+    defers [config]: whether a collective waits for the kernel that runs."""
 
     def __init__(self, batch: Batch, program: Program, defers: Mask) -> None:
-        ranks = batch.ranks
-        tiled: dict[str, Any] = {key: np.tile(getattr(batch, key), ranks) for key in (*_OF_CONFIG, *_LAST)}
-        ticks = np.ascontiguousarray(batch.ticks.reshape(len(batch.ticks), 1, -1))
-        lanes = replace(batch, ticks=ticks, teams=[((0,),) if team else () for team in batch.teams], **tiled)
-        super().__init__(lanes, program, np.tile(defers, ranks), skips=False)
-        self.shape = ranks, batch.size
-
-    def wired(self, batch: Batch, program: Program) -> Wire:
-        """Collectives in which lanes of a configuration meet."""
-        return _Meeting(batch, program)
+        self.lanes = lanes = Lanes(batch, program, defers)
+        self.compute, self.talk = Compute(lanes), Talk(lanes)
+        self.shape = batch.ranks, batch.size
+        self.busy = np.zeros(batch.size, dtype=bool)  # whether anybody computes, as what travels has been told
+        self.until = np.full(batch.size, -math.inf)
+        self.first = np.full(batch.size, math.inf)  # start of the first op
+        self.makespan = np.full(batch.size, math.nan)
 
     def makespans(self) -> Array:
         """Ticks [config] from the first op's start on any rank to the last op's end on any."""
-        assert isinstance(self.wire, _Meeting)
-        self.wire.meet(self.shape[1])
-        self.run()
-        return np.asarray(self.now.reshape(self.shape).max(axis=0) - self.begin.reshape(self.shape).min(axis=0))
+        compute, talk = self.compute, self.talk
+        every, zero = np.arange(self.lanes.size), np.zeros(self.lanes.size)
+        compute.go_on(every, zero, talk)
+        talk.reach(every, zero, compute)
+        self.first = np.where(compute.runs, zero, compute.due).reshape(self.shape).min(axis=0)
+        while self._round():
+            pass
+        assert (compute.at == compute.ops).all(), "a checked schedule runs to the end"
+        assert (talk.at == talk.ops).all(), "a checked schedule runs to the end"
+        last = np.maximum(compute.since, talk.since).reshape(self.shape).max(axis=0)
+        self.makespan = np.asarray(last - self.first)
+        return self.makespan
 
+    def spent(self) -> tuple[Array, Array, Array]:
+        """Ticks [config] in which nothing was computed; of these, in which a collective was under way or waited for;
+        and in which a dispatch or combine was under way.  Means of ranks, once makespans have been asked for."""
+        computed = self._mean(self.compute.since - self.compute.idle)
+        return self.makespan - computed, self._mean(self.talk.exposed), self._mean(self.talk.moved)
 
-class _Meeting(Wire):
-    """A Wire whose lanes meet.  begun [collective, config]: when it begins, as far as lanes have said; stretch: how
-    many ticks one of its own took on the lane that saw most."""
+    def _mean(self, of_lanes: Array) -> Array:
+        return np.asarray(of_lanes.reshape(self.shape).mean(axis=0))
 
-    def meet(self, configs: int) -> None:
-        """Lanes are told apart from configurations, of which there are so many."""
-        self.config: Some = np.arange(self.batch.size) % configs
-        self.begun = np.full((len(self.number) + 1, configs), -math.inf)
-        self.stretch = np.ones((len(self.number) + 1, configs))
+    def _round(self) -> bool:
+        """Every lane that can goes to its next event; whether anything happened."""
+        shape, compute, talk = self.shape, self.compute, self.talk
+        runs, under, arrival = (each.reshape(shape) for each in (compute.runs, talk.under, talk.arrival))
+        due = np.minimum(compute.due, talk.due).reshape(shape)
+        soonest, last = due.min(axis=0), arrival.max(axis=0)
+        if len(begins := (soonest > last).nonzero()[0]):
+            self._begin(begins, last[begins])
+            self._look(begins, due, soonest)
+        talks = under.any(axis=0)
+        computes = np.where(runs, due, -math.inf).max(axis=0)  # at least until then
+        np.maximum(self.until, computes, out=self.until)
+        if len(calms := (talks & self.busy & (computes < 0) & (soonest > self.until)).nonzero()[0]):
+            self._drag(calms, self.until[calms], False)
+            self._look(calms, due, soonest)
+        limit = np.where(talks, np.where(self.busy, self.until, soonest), _FAR)
+        begin = np.where(arrival < math.inf, arrival, np.minimum(due, limit)).max(axis=0)
+        some = ((runs | (due <= limit)) & (under | (due <= begin))).ravel().nonzero()[0]
+        calm = (talks & ~self.busy).nonzero()[0]
+        self._go(some, due.ravel().take(some))
+        if len(calm) and len(wakes := calm.compress(runs.take(calm, axis=1).any(axis=0))):
+            self._drag(wakes, soonest[wakes], True)
+        return len(some) + len(begins) > 0
 
-    def queue(self, i: int, ready: Array) -> None:
-        """Collective `i` can be reached from `ready` on; it cannot begin before all can reach it."""
-        self.begun[self.queued] = ready.reshape(-1, self.begun.shape[1]).max(axis=0)
-        super().queue(i, ready)
+    def _look(self, configs: Some, due: Array, soonest: Array) -> None:
+        """What has changed of what is next in these configurations."""
+        lanes = self.lanes.of(configs)
+        due[:, configs] = again = np.minimum(self.compute.due.take(lanes), self.talk.due.take(lanes))
+        soonest[configs] = again.min(axis=0)
 
-    def next(self, some: Some, now: Array) -> None:
-        """The collectives under way of some lanes end now."""
-        self._stretched(some, now)
-        super().next(some, now)
+    def _begin(self, configs: Some, now: Array) -> None:
+        """The last lane of each of these has reached a collective: it is under way."""
+        lanes = self.lanes.of(configs)
+        runs = self.compute.runs.take(lanes)
+        self.busy[configs] = busy = np.any(runs, axis=0)
+        self.first[configs] = np.minimum(self.first.take(configs), now)
+        self.talk.depart(lanes, now, busy)
+        rank, n = runs.nonzero()
+        self.compute.change(lanes[rank, n], now.take(n), True)
 
-    def finish(self, i: int, now: Array) -> None:
-        """Nothing computes until collective `i` has ended, which takes as many times its ticks as on any lane."""
-        number = self.number[i]
-        while len(some := (self.at <= number).nonzero()[0]):
-            self._arrive(some, now[some])
-            end = np.maximum(self.begin[some], now[some]) + np.rint(self.left[some])
-            here = self.at[some] == number
-            self._stretched(some[here], end[here])
-            slowest = self.stretch[self.at[some], self.config[some]]
-            latest = self.begin[some] + np.rint(self._alone(some, self.begin[some]) * slowest)
-            now[some] = np.where(here, np.maximum(end, latest), end)
-            self.next(some, now[some])
+    def _drag(self, configs: Some, now: Array, busy: bool) -> None:
+        """From now on somebody computes in these configurations, or nobody does."""
+        self.busy[configs] = busy
+        lanes = self.lanes.of(configs)
+        rank, n = self.talk.under.take(lanes).nonzero()
+        self.talk.change(lanes[rank, n], now.take(n), busy)
 
-    def _begun(self, some: Some | slice, now: Array, left: Array, whole: Array, kernel: Array) -> Array:
-        begin = super()._begun(some, now, left, whole, kernel)
-        which = np.arange(self.batch.size) if isinstance(some, slice) else some
-        arrived = np.isfinite(begin) & ((begin < now + left) | self.sure[which])
-        self._arrive(which[arrived], now[arrived])
-        self.sure[which[arrived]] = True
-        return self.begin[some]
-
-    def _arrive(self, some: Some, now: Array) -> None:
-        """Lanes know when they arrive: all begin with the last, and what has travelled too soon is taken back."""
-        place = self.at[some], self.config[some]
-        np.maximum.at(self.begun, place, self.begin[some])
-        begun = self.begun[place]
-        late = begun > self.begin[some]
-        early, begin, until = some[late], begun[late], np.minimum(begun, now)[late]
-        lost = np.maximum(0.0, until - self.begin[early])
-        self.left[early] += lost / self.batch.slow_transfer[early]
-        self.begin[early] = begin
-
-    def _stretched(self, some: Some, end: Array) -> None:
-        """What a tick of the collectives that end then took on these lanes."""
-        ticks = self._alone(some, self.begin[some])
-        took = np.where(ticks > 0, (end - self.begin[some]) / np.maximum(ticks, 1.0), 1.0)
-        np.maximum.at(self.stretch, (self.at[some], self.config[some]), took)
+    def _go(self, some: Some, now: Array) -> None:
+        """These lanes come to their next event: of compute, if both are due, so that a collective finds what runs."""
+        compute, talk = self.compute, self.talk
+        computes = compute.due.take(some) <= talk.due.take(some)
+        mine, others = computes.nonzero()[0], (~computes).nonzero()[0]
+        ends = mine.compress(compute.runs.take(some.take(mine)))
+        compute.end(some.take(ends), now.take(ends))
+        ends = others.compress(talk.under.take(some.take(others)))
+        ended, when = some.take(ends), now.take(ends)
+        talk.end(ended, when, compute)
+        runs = compute.runs.take(ended)
+        compute.change(ended[runs], when[runs], False)
+        waiting = np.concatenate((mine, ends[~runs]))
+        compute.go_on(some.take(waiting), now.take(waiting), talk)
+        talk.reach(some, now, compute)
