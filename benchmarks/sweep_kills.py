@@ -32,7 +32,7 @@ SWEEP = """
 base: {{model: tiny, steps: {steps}, cluster: cpu-2-ranks}}
 axes:
   schedule: [sync, displaced, interweaved, dice]
-  seed: {{low: 0, high: {last}, count: {count}}}     # each draws jitter of its own: SimPy, one after another
+  seed: {{low: 0, high: {last}, count: {count}}}     # each draws jitter of its own
 """
 
 

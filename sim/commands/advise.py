@@ -144,15 +144,18 @@ def _told(asked: Asked, options: Sequence[Option], top: int) -> list[str]:
     nothing = "nothing that can be ranked" if unranked else "nothing"
     lines = [f"ranked by {ranked_by(asked)}{_limits_told(asked)}:" if ranked else
              f"{nothing} is within all limits{_limits_told(asked)}"]  # fmt: skip
-    lines += _table(asked, ranked[:top], told, numbered=True)
+    lines += [*_table(asked, ranked[:top], told, numbered=True), *_more(ranked, top)]
     if unranked:
         unsaid = ", ".join(dict.fromkeys(option.unpriced for option in unranked))
         lines += ["", f"not ranked, since no number here says what it costs in images ({unsaid}):"]
-        lines += _table(asked, unranked[:top], told, numbered=False)
+        lines += [*_table(asked, unranked[:top], told, numbered=False), *_more(unranked, top)]
     if beyond:
         lines += ["", "beyond the limits, and what each misses:", *_table(asked, beyond, told, numbered=False)]
-    hidden = sum(max(0, len(group) - top) for group in (ranked, unranked))
-    return [*lines, *([f"... and {hidden} more within limits (--top)"] if hidden else [])]
+    return lines
+
+
+def _more(group: Sequence[Option], top: int) -> list[str]:
+    return [f"... and {len(group) - top} more (--top)"] if len(group) > top else []
 
 
 def _groups(options: Sequence[Option]) -> tuple[list[Option], list[Option], list[Option]]:
