@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.gpu import Gpu, gpu_table, value_errors
+from sim.gpu import Gpu, gpu_table, number_problems, value_errors
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.tables import CLOSED, in_si, number_or_none, numbers, read_table, readable, table, table_text
@@ -170,11 +170,7 @@ class Cluster:
 
         Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
         range, a line each; OSError if the file cannot be read."""
-        cluster = Cluster.of_tables(read_table(preset_or(path)), path)
-        shares = {key: value for key, value in numbers(asdict(cluster)).items() if key.endswith("_share")}
-        if problems := [f"{key}={value:g} should be a share, at most 1" for key, value in shares.items() if value > 1]:
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
-        return cluster
+        return Cluster.of_tables(read_table(preset_or(path)), path)
 
     @staticmethod
     def of_tables(tables: Any, path: Path | str) -> Cluster:
@@ -193,8 +189,7 @@ class Cluster:
             problems += [problem for problem in readable(errors, meant) if problem not in unnamed]
             problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
         if problems := [*problems, *_problems(data)]:
-            once = {problem.partition("=")[0]: problem for problem in reversed(problems)}
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in reversed(once.values())))
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 
 
@@ -262,7 +257,13 @@ def _problems(cluster: Any) -> list[str]:
     values = numbers(cluster)
     strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
+    if _has_gpu(cluster):  # which knows its own numbers
+        problems += [f"compute.{problem}" for problem in number_problems(compute)]
+        values = {key: value for key, value in values.items() if not key.startswith("compute.")}
+    told = {problem.partition("=")[0] for problem in problems}  # of these numbers there is more to say than a range
     for key, value in values.items():
+        if key in told:
+            continue
         positive = (
             key.endswith("_per_s") or key == "ranks" or ".rate_at." in key or ".factors." in key
         ) and not key.startswith("errors.")
