@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from scipy.optimize import least_squares
 
 from calibration.samples import machine
+from sim.tables import read_table, table_text
 from sim.transfers.fabric import Fabric
 from sim.transfers.network import Network, Resource, Route
 
@@ -58,7 +58,8 @@ def nvswitch(p: Sequence[float], source: str = "") -> Network:
     """Ports on a switch that is never full; collectives copy what a rank keeps, too."""
     latency_s, bytes_per_s, weight, ramp_s, ramp_bytes, least_s = map(float, p)
     port = Resource(bytes_per_s, latency_s=latency_s, source=source)
-    return Network({"port": port}, (Route(1, ("port",), weight), Route(8, ("port",))), ramp_s, ramp_bytes, least_s)
+    routes = Route(1, ("port",), weight, source), Route(8, ("port",))
+    return Network({"port": port}, routes, ramp_s, ramp_bytes, least_s, source=source)
 
 
 def shared_host(p: Sequence[float], source: str = "") -> Network:
@@ -71,7 +72,7 @@ def shared_host(p: Sequence[float], source: str = "") -> Network:
         "sockets": Resource(sockets, of_ranks=4, source=source),
     }
     near = Route(2, ("port",)), Route(4, ("port", "bridge", "host"))
-    return Network(resources, (*near, Route(8, ("port", "bridge", "host", "sockets"))))
+    return Network(resources, (*near, Route(8, ("port", "bridge", "host", "sockets"))), source=source)
 
 
 NVSWITCH = Shape(nvswitch, ("latency_s", "bytes_per_s", "kept_weight", "ramp_s", "ramp_bytes", "least_s"),
@@ -249,19 +250,20 @@ def write_links(system: str, report: dict[str, object]) -> None:
             link["resources"][name]["source"] = "assumed: it decides no measured time, so that the data do not tell it"
     for preset in presets:
         path = PRESETS / f"{preset}.yaml"
-        cluster = yaml.safe_load(path.read_text())
-        old = cluster["link"]
-        cluster["link"] = {**old, **link, "resources": {**old["resources"], **link["resources"]}}
-        if cluster["ranks"] > 8:  # one node is fitted: the route between nodes stays
-            cluster["link"]["routes"] = [*link["routes"], old["routes"][-1]]
-        path.write_text(yaml.safe_dump(cluster, sort_keys=False, width=100, allow_unicode=True))
+        cluster = read_table(path)
+        old, fitted = cluster["link"], len(link["routes"])
+        routes = [{**before, **new} for before, new in zip(old["routes"], link["routes"], strict=False)]
+        routes += old["routes"][fitted:]  # one node is fitted: what is between nodes stays
+        resources = {**old["resources"], **link["resources"]}
+        cluster["link"] = {**old, **link, "resources": resources, "routes": routes}
+        path.write_text(table_text(cluster))
 
 
 def _plain(link: dict[str, Any]) -> dict[str, Any]:
     """`link` without what is as usual."""
     usual: dict[str, Any] = {"of_ranks": 1, "latency_s": 0.0, "duplex": True, "weight": 1.0, "source": ""}
     usual |= {"ramp_s": 0.0, "ramp_bytes": 0.0, "least_s": 0.0, "factors": {}}
-    usual |= {"transport": "multiprocessors", "all_to_all": "direct", "pairwise": False, "buffered": False}
+    usual |= {"all_to_all": "direct", "pairwise": False, "buffered": False}
 
     def short(table: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in table.items() if key not in usual or value != usual[key]}

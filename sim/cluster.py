@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Link:
     burst_bytes: float = 0.0
     buffered: bool = False
     pairwise: bool = False
+    source: str = ""
     __pydantic_config__ = CLOSED
 
 
@@ -68,6 +69,7 @@ class Host:
     wake_s: float = 0.0
     synchronous: bool = False
     priority: bool = True
+    source: str = ""
     __pydantic_config__ = CLOSED
 
 
@@ -125,7 +127,8 @@ class Cluster:
     interference: Interference = field(default_factory=Interference)
     jitter: Mapping[str, float] = field(default_factory=dict)  # kind -> standard deviation of log(seconds)
     errors: Mapping[str, float] = field(default_factory=dict)  # "link.latency_s" -> its standard error
-    source: str = ""  # where the numbers come from: machine, date, command, or a publication
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where its numbers come from
+    source: str = ""  # how the machine is known: measured (date, command), fitted to what, inferred
     __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
@@ -155,6 +158,11 @@ class Cluster:
         return Fabric.of(Network({"port": port}, (Route(self.ranks, ("port",)),)), self.ranks).like(
             pairs=link.scope == "pair", receives_only=link.buffered
         )
+
+    @property
+    def known_by(self) -> str:
+        """How the machine is known, in short: the first clause of its source."""
+        return self.source.partition(";")[0] or "no source given"
 
     def __str__(self) -> str:
         return table_text(asdict(self))
@@ -252,6 +260,8 @@ def _problems(cluster: Any) -> list[str]:
     for key, known in kinds.items():
         strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
+    no_fields = {*(table(cluster, "sources") or {})} - {each.name for each in fields(Cluster)}
+    problems += [f"sources.{key}: there is no such field" for key in sorted(map(str, no_fields))]
     problems += [*_link_problems(cluster), *_without_effect(cluster)]
     problems += ["ranks=true should be a number"] * (isinstance(cluster, Mapping) and cluster.get("ranks") is True)
     values = numbers(cluster)
@@ -297,16 +307,12 @@ def _curve_problems(rate_at: Any) -> Iterator[str]:
 
 
 def _without_effect(cluster: Any) -> list[str]:
-    """Settings of interference and host that change nothing, or that no machine can have."""
-    interference, transport = table(cluster, "interference") or {}, (table(cluster, "link") or {}).get("transport")
+    """Settings of interference that change nothing, or that no machine can have."""
+    interference = table(cluster, "interference") or {}
     share, rate_at = interference.get("multiprocessors"), interference.get("rate_at")
     problems = [*_curve_problems(rate_at)]
     if isinstance(share, int | float) and share >= 1:
         problems.append(f"interference.multiprocessors={share:g} should be below 1")
     if rate_at and share is None:
         problems.append("interference.rate_at has no effect without interference.multiprocessors")
-    if share and transport == "copy-engine":
-        problems.append("interference.multiprocessors has no effect: link.transport=copy-engine needs none")
-    if transport == "copy-engine" and (table(cluster, "host") or {}).get("priority") is False:
-        problems.append("host.priority=false has no effect: link.transport=copy-engine waits for no kernel")
     return problems

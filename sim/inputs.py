@@ -84,14 +84,14 @@ def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
         yield Input("link latency", ("times.cluster.link.latency_s",), assumed, told)
     else:
         for name, resource in cluster.link.resources.items():
-            source = f"{resource.source or cluster.link.source or 'no source'}; {told}"
+            source = f"{resource.source or 'no source'}; {told}"
             yield Input(f"rate of {name}", (f"times.cluster.link.resources.{name}.bytes_per_s",), assumed, source)
         keys = ("times.cluster.link.resources.*.latency_s", "times.cluster.link.ramp_s", "times.cluster.link.least_s")
-        yield Input("start of a transfer", keys, assumed, told)
+        yield Input("start of a transfer", keys, assumed, f"{cluster.link.source or 'no source'}; {told}")
     yield from _of_compute(cluster, assumed, told)
     host = ("times.cluster.host.launch_s", "times.cluster.host.collective_s")
     if cluster.host.launch_s or cluster.host.collective_s:
-        yield Input("host", host, assumed, told)
+        yield Input("host", host, assumed, f"{cluster.host.source or 'no source'}; {told}")
     yield from _of_interference(cluster.interference)
 
 

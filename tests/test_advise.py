@@ -134,7 +134,7 @@ def test_evidence_names_every_source() -> None:
     cluster = Cluster.load("8x-rtx4090")
     lines = "\n".join(evidence(replace(asked(), cluster=cluster)))
     for source in (
-        "No data of such a machine",
+        "inferred, not measured, for lack of data of such a machine",
         "inferred, not measured: the rate of 8x-l40s x",
         "NVIDIA Ada GPU architecture",
         "mean age: exact",

@@ -102,6 +102,8 @@ def simulate(
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
+    if machine.source:
+        print(f"{machine.name}: {machine.known_by}", file=sys.stderr)
     _tell(traces, names, kinds)
     _tell_memory(plans, workloads, machine, names)
     for tables in [
