@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.cluster import Cluster, presets
 from sim.cluster_text import described, difference, summary, unsourced
-from sim.pictures.cluster import draw_cluster
+from sim.pictures.cluster import draw_cluster, levels
 from sim.transfers.network import Network
 
 
@@ -69,6 +70,23 @@ def test_a_difference_names_what_differs_and_only_that() -> None:
     assert sum("host.launch_s" in line for line in lines) == 1
     assert len(lines) == len(difference(one, replace(one, name="another")))
     assert lines[-1].split() == ["host.launch_s", "5e-06", "1e-05", "2"]
+
+
+def test_a_way_that_passes_no_port_is_not_drawn_over_the_ports() -> None:
+    assert {name: height for height, name, _ in levels(Cluster.load("2x8-h100"))} == {"port": 1, "nic": -1}
+    stacked = {name: height for height, name, _ in levels(Cluster.load("8x-l40s"))}
+    assert stacked == {"port": 1, "bridge": 2, "host": 3, "sockets": 4}
+
+
+def test_pictures_tell_latencies_and_draw_every_rank(tmp_path: Path) -> None:
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        draw_cluster(Cluster.load("4x8-h100"), tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text()
+    assert "first" not in text
+    assert ">31</text>" in text
+    assert text.count(">nic</text>") == 32
+    for told in ("nic: 50 GB/s each way, 5 us", "within 8: port, 9.424 us in all"):
+        assert told in text
 
 
 @pytest.mark.parametrize("name", ["8x-l40s", "2x8-h100", "cpu-2-ranks"])
