@@ -226,8 +226,8 @@ def _draw_waits(panel: _Panel, axes: Axes) -> None:
 def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
     """From each stale combine to the residual that adds it; from its name alone, if it ended before the panel begins.
 
-    A name that does not fit beside the one before it is left out, and so are all arrows where they stand too close to be
-    told apart."""
+    A name that does not fit beside the one before it is left out, and so are all arrows where they stand too close to
+    be told apart."""
     look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 5, "linewidth": 0.6, "color": "black",
                             "shrinkA": 0, "shrinkB": 0}  # fmt: skip
     for n, rank in enumerate(panel.ranks):
