@@ -56,7 +56,8 @@ def _stated(cluster: Cluster) -> Iterator[Input]:
     for key, error in cluster.errors.items():
         value = values[key]
         if value > 0 and error > 0 and error / value < 1:
-            yield Input(key, (f"times.cluster.{key}",), error / value, _source(cluster, key), stated=True)
+            most = {f"times.cluster.{key}": 1 / value} if key.endswith("_share") else {}
+            yield Input(key, (f"times.cluster.{key}",), error / value, _source(cluster, key), stated=True, most=most)
 
 
 def _source(cluster: Cluster, key: str) -> str:

@@ -168,6 +168,13 @@ def test_no_draw_of_a_share_exceeds_1() -> None:
         assert np.median(values) == pytest.approx(share, rel=0.05)
 
 
+def test_no_draw_of_a_share_whose_error_is_stated_exceeds_1() -> None:
+    cluster = replace(Cluster.load("8x-h100"), errors={"compute.gemm.memory_share": 0.2})
+    key = "times.cluster.compute.gemm.memory_share"
+    assert isinstance(cluster.compute, Gpu)
+    assert drawn(inputs_of(cluster), 1000, 3)[key].max() * cluster.compute.gemm.memory_share <= 1.0
+
+
 def test_draws_are_seeded_paired_and_centred() -> None:
     inputs = inputs_of(Cluster.load("8x-h100"))
     once, again = drawn(inputs, 1000, 3), drawn(inputs, 1000, 3)
