@@ -5,26 +5,26 @@
 The file has rows system, nccl_version, collective, num_gpus, bytes, latency_us: medians of nccl-tests in half precision
 (ai-dynamo/aiconfigurator at 095f58a, Apache-2.0); `bytes` is the send buffer of a rank, what it keeps included, and of
 an all-gather what a rank has at the end.  Fits, on each machine, one set of parameters for 2, 4 and 8 GPUs; evaluates
-it on sizes that were left out (all 4- and 8-GPU rows of a size at once, so that their neighbours are 16 times apart);
-adds factors where measurements differ from what the parameters say; writes benchmarks/results/network.json and
-the links of sim/clusters/*.yaml."""
+it on sizes that were left out (all 4- and 8-GPU rows of a size at once, so that their neighbours are 16 times apart;
+and 2-GPU rows between sizes that are 4 times apart); adds factors where measurements differ from what the parameters
+say; writes benchmarks/results/network.json and the links of sim/clusters/*.yaml."""
 
 from __future__ import annotations
 
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 from scipy.optimize import least_squares
 
 from calibration.samples import machine
+from sim.tables import read_table, table_text
 from sim.transfers.fabric import Fabric
 from sim.transfers.network import Network, Resource, Route
 
@@ -58,7 +58,8 @@ def nvswitch(p: Sequence[float], source: str = "") -> Network:
     """Ports on a switch that is never full; collectives copy what a rank keeps, too."""
     latency_s, bytes_per_s, weight, ramp_s, ramp_bytes, least_s = map(float, p)
     port = Resource(bytes_per_s, latency_s=latency_s, source=source)
-    return Network({"port": port}, (Route(1, ("port",), weight), Route(8, ("port",))), ramp_s, ramp_bytes, least_s)
+    routes = Route(1, ("port",), weight, source), Route(8, ("port",))
+    return Network({"port": port}, routes, ramp_s, ramp_bytes, least_s, source=source)
 
 
 def shared_host(p: Sequence[float], source: str = "") -> Network:
@@ -71,7 +72,7 @@ def shared_host(p: Sequence[float], source: str = "") -> Network:
         "sockets": Resource(sockets, of_ranks=4, source=source),
     }
     near = Route(2, ("port",)), Route(4, ("port", "bridge", "host"))
-    return Network(resources, (*near, Route(8, ("port", "bridge", "host", "sockets"))))
+    return Network(resources, (*near, Route(8, ("port", "bridge", "host", "sockets"))), source=source)
 
 
 NVSWITCH = Shape(nvswitch, ("latency_s", "bytes_per_s", "kept_weight", "ramp_s", "ramp_bytes", "least_s"),
@@ -135,22 +136,30 @@ def starts(shape: Shape) -> list[Array]:
 
 
 def factors(network: Network, rows: Sequence[Row]) -> dict[int, dict[float, float]]:
-    """ranks -> bytes -> what was measured over what the parameters say, as far as it is believed.
+    """ranks -> bytes -> what was measured over what the parameters say, as far as it is believed (`factor_curve`).
 
-    A share KEPT of each miss, in logarithms, straight lines between; and where only 2 GPUs were measured, a share ALIKE
-    of how far those are off their own line between the sizes that the others have: kinks of a protocol are common."""
-    misses = {n: {r.size_bytes: -np.log1p(errors(network, [r])[0]) for r in rows if r.gpus == n} for n in (2, 4, 8)}
-    found = {}
-    for gpus, own in misses.items():
-        sizes, seen = sorted(own), sorted(misses[2])
-        curve = {}
-        for size in sorted({*sizes, *seen}):
-            if sizes[0] <= size <= sizes[-1]:
-                line = [np.interp(np.log(size), np.log(sizes), [of[s] for s in sizes]) for of in (own, misses[2])]
-                kink = misses[2][size] - line[1] if gpus > 2 else 0.0
-                curve[float(size)] = round(float(np.exp(KEPT * line[0] + ALIKE * kink)), 4)
-        found[gpus] = curve
-    return found
+    Where only 2 GPUs were measured, more of them borrow half of the kink that 2 have there."""
+    misses = {n: misses_of(network, [row for row in rows if row.gpus == n]) for n in (2, 4, 8)}
+    return {gpus: factor_curve(own, misses[2] if gpus > 2 else {}) for gpus, own in misses.items()}
+
+
+def misses_of(network: Network, rows: Sequence[Row]) -> dict[int, float]:
+    """Bytes -> logarithm of measured over predicted."""
+    return dict(zip([row.size_bytes for row in rows], (-np.log1p(errors(network, rows))).tolist(), strict=True))
+
+
+def factor_curve(own: Mapping[int, float], lent: Mapping[int, float]) -> dict[float, float]:
+    """Bytes -> factor, of the misses of those rows themselves and of others that have more sizes.
+
+    A share KEPT of each miss, in logarithms, straight lines between; and a share ALIKE of how far the others are off
+    their own line between the sizes that these have: kinks of a protocol are common."""
+    sizes, curve = sorted(own), {}
+    for size in sorted({*own, *lent}):
+        if sizes[0] <= size <= sizes[-1]:
+            line = [np.interp(np.log(size), np.log(sizes), [of[s] for s in sizes]) for of in (own, lent or own)]
+            kink = lent[size] - line[1] if lent else 0.0
+            curve[float(size)] = round(float(np.exp(KEPT * line[0] + ALIKE * kink)), 4)
+    return curve
 
 
 def completed(shape: Shape, p: Array, rows: Sequence[Row]) -> Network:
@@ -172,6 +181,26 @@ def left_out(shape: Shape, rows: Sequence[Row], best: Array) -> tuple[list[Row],
     return tested, np.concatenate(found)
 
 
+def left_out_between(system: str, rows: Mapping[str, Sequence[Row]], kinks: bool) -> Array:
+    """Errors of 2 GPUs at the sizes that only they have, between others 4 times apart, when all of these were left out
+    of the fit: what 4 and 8 GPUs at these sizes, which are not known here, can be expected to be off.
+
+    kinks: lent by 2 GPUs of the other machines of that structure, as 2 GPUs lend theirs to 4 and 8."""
+    shape = MACHINES[system][0]
+    shared = {row.size_bytes for row in rows[system] if row.gpus > 2}
+
+    def told(name: str) -> tuple[Network, list[Row]]:
+        fitted = fit(shape, [row for row in rows[name] if row.size_bytes in shared], starts(shape))
+        return shape.build(fitted, ""), [row for row in rows[name] if row.gpus == 2]
+
+    network, two = told(system)
+    lent = [misses_of(*told(name)) for name in rows if kinks and name != system and MACHINES[name][0] is shape]
+    mean = {row.size_bytes: float(np.mean([each[row.size_bytes] for each in lent])) for row in two if lent}
+    own = misses_of(network, [row for row in two if row.size_bytes in shared])
+    tested = [row for row in two if row.size_bytes not in shared]
+    return errors(replace(network, factors={2: factor_curve(own, mean)}), tested)
+
+
 def summary(error: Array) -> dict[str, float]:
     """In percent."""
     size = 100 * np.abs(error)
@@ -179,10 +208,11 @@ def summary(error: Array) -> dict[str, float]:
     return {name: round(float(number), 2) for name, number in numbers.items()}
 
 
-def evaluate(system: str, rows: Sequence[Row], gathers: Sequence[Row]) -> dict[str, object]:
-    """Parameters, and errors of all kinds, of one machine."""
-    shape = MACHINES[system][0]
-    large = [row for row in rows if row.size_bytes >= FITTED_FROM]
+def evaluate(system: str, every: Mapping[str, Sequence[Row]], gathers: Sequence[Row]) -> dict[str, object]:
+    """Parameters, and errors of all kinds, of one of the machines."""
+    shape, rows = MACHINES[system][0], every[system]
+    larges = {name: [row for row in every[name] if row.size_bytes >= FITTED_FROM] for name in MACHINES}
+    large = larges[system]
     best = fit(shape, large, starts(shape))
     network = shape.build(best, "")
     from_mib = [row for row in rows if row.size_bytes >= MIB]
@@ -193,6 +223,8 @@ def evaluate(system: str, rows: Sequence[Row], gathers: Sequence[Row]) -> dict[s
         report[f"{gpus} GPUs, from 1 MiB, by parameters"] = summary(errors(network, mine))
         report[f"{gpus} GPUs, from 1 MiB"] = summary(errors(completed(shape, best, large), mine))
     report["left out"] = summary(left_out(shape, large, best)[1])
+    report["2 GPUs, left out between"] = summary(left_out_between(system, larges, kinks=True))
+    report["2 GPUs, left out between, no kinks lent"] = summary(left_out_between(system, larges, kinks=False))
     if shape is SHARED_HOST:
         others = {g: [row for row in large if row.gpus != g] for g in (2, 4, 8)}
         for gpus, rest in others.items():
@@ -218,19 +250,20 @@ def write_links(system: str, report: dict[str, object]) -> None:
             link["resources"][name]["source"] = "assumed: it decides no measured time, so that the data do not tell it"
     for preset in presets:
         path = PRESETS / f"{preset}.yaml"
-        cluster = yaml.safe_load(path.read_text())
-        old = cluster["link"]
-        cluster["link"] = {**old, **link, "resources": {**old["resources"], **link["resources"]}}
-        if cluster["ranks"] > 8:  # one node is fitted: the route between nodes stays
-            cluster["link"]["routes"] = [*link["routes"], old["routes"][-1]]
-        path.write_text(yaml.safe_dump(cluster, sort_keys=False, width=100, allow_unicode=True))
+        cluster = read_table(path)
+        old, fitted = cluster["link"], len(link["routes"])
+        routes = [{**before, **new} for before, new in zip(old["routes"], link["routes"], strict=False)]
+        routes += old["routes"][fitted:]  # one node is fitted: what is between nodes stays
+        resources = {**old["resources"], **link["resources"]}
+        cluster["link"] = {**old, **link, "resources": resources, "routes": routes}
+        path.write_text(table_text(cluster))
 
 
 def _plain(link: dict[str, Any]) -> dict[str, Any]:
     """`link` without what is as usual."""
     usual: dict[str, Any] = {"of_ranks": 1, "latency_s": 0.0, "duplex": True, "weight": 1.0, "source": ""}
     usual |= {"ramp_s": 0.0, "ramp_bytes": 0.0, "least_s": 0.0, "factors": {}}
-    usual |= {"transport": "multiprocessors", "all_to_all": "direct", "pairwise": False, "buffered": False}
+    usual |= {"all_to_all": "direct", "pairwise": False, "buffered": False}
 
     def short(table: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in table.items() if key not in usual or value != usual[key]}
@@ -245,7 +278,7 @@ def main(path: Path) -> None:
     rows, gathers = measured(path, "alltoall"), measured(path, "all_gather")
     reports: dict[str, dict[str, object]] = {}
     for system in MACHINES:
-        reports[system] = evaluate(system, rows[system], gathers[system])
+        reports[system] = evaluate(system, rows, gathers[system])
         print(system, json.dumps(reports[system], indent=1))
         write_links(system, reports[system])
     target = Path(__file__).parent / "results" / "network.json"

@@ -21,6 +21,14 @@ from sim.transfers.network import Network
 from sim.units import readable
 
 NO_SLOPE = 1e18  # FLOP/s of a kind whose time does not grow with its FLOPs in the samples
+_SOURCES = {
+    "ranks": "those that ran",
+    "compute": "measured: a line through samples of each kind of op alone (calibration/fit.py)",
+    "host": "measured: mean gaps between ops (calibration/fit.py)",
+    "interference": "measured: what ops and transfers took longer beside each other (calibration/fit.py)",
+    "jitter": "measured: scatter of samples around their lines (calibration/fit.py)",
+    "errors": "standard deviation of each number over resamples (calibration/fit.py)",
+}  # field of the cluster -> where its numbers come from
 _LOADED = 0.3  # share of the time from which on a load tells something
 
 
@@ -85,11 +93,12 @@ def fitted(
         ranks=ranks,
         compute={kind: _rate(line.coefficients) for kind, line in lines.items()},
         link=link.link(link.line.coefficients, ranks),
-        host=Host(gaps["launch"], gaps["collective"], gaps["wake"], synchronous=True),
-        interference=Interference(slow, link.slow_down(samples)),
+        host=Host(gaps["launch"], gaps["collective"], gaps["wake"], synchronous=True, source=_SOURCES["host"]),
+        interference=Interference(slow, link.slow_down(samples), source=_SOURCES["interference"]),
         jitter={**{kind: line.scatter for kind, line in lines.items()}, **link.jitter},
         errors={name: float(values.std()) for name, values in draws.items()},
-        source="; ".join(f"{key} {value}" for key, value in meta.items()),
+        sources={field: _SOURCES[field] for field in ("ranks", "compute", "jitter", "errors")},
+        source="measured on the machine itself; " + "; ".join(f"{key} {value}" for key, value in meta.items()),
     )
     return Fit(cluster, tuple(draws), np.array([*draws.values()]).T, lines, link, tuple(_warnings(lines, link)))
 

@@ -21,6 +21,10 @@ from sim.cluster import Link
 from sim.transfers.network import Network, Resource, Route
 from sim.units import readable
 
+_LINE = "measured: a line through transfers alone (calibration/fit_links.py)"
+_LOCAL = "measured: the median of the larger transfers over links without a rate (calibration/fit_links.py)"
+_LAYOUT = "the hosts of the ranks that ran"
+
 
 @dataclass(frozen=True, eq=False)
 class LinkFit:
@@ -37,12 +41,14 @@ class LinkFit:
         latency_s, counts_s, s_per_byte, burst_s = np.maximum(coefficients, 0.0).tolist()
         bytes_per_s = 1 / max(s_per_byte, 1e-15)
         if not self.host_ranks:
-            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_s * bytes_per_s, pairwise=ranks > 2)
-        card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2)
-        local = Resource(self.local_bytes_per_s)
-        within = (Route(self.host_ranks, ("local",)),) if self.host_ranks > 1 else ()
+            burst_bytes = burst_s * bytes_per_s
+            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_bytes, pairwise=ranks > 2, source=_LINE)
+        card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2, source=_LINE)
+        local = Resource(self.local_bytes_per_s, source=_LOCAL)
+        within = (Route(self.host_ranks, ("local",), source=_LAYOUT),) if self.host_ranks > 1 else ()
         resources = {"local": local, "card": card} if within else {"card": card}
-        return Network(resources, (*within, Route(ranks, ("card",))), pairwise=ranks > 2, buffered=True)
+        routes = (*within, Route(ranks, ("card",), source=_LAYOUT))
+        return Network(resources, routes, pairwise=ranks > 2, buffered=True)
 
     def slow_down(self, samples: Sequence[Sample]) -> float:
         """What transfers take longer, beside computing ranks.  Raises ValueError if there is no such sample."""

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from calibration.results import rows_to_markdown
 from sim.pictures.rooms import draw_rooms
 from sim.pictures.style import save_figure
 from sim.reference import modules
@@ -30,31 +31,33 @@ def measured(name: str) -> str:
     )
 
 
-def speed() -> list[str]:
+def speed() -> str:
     """Of benchmarks/pictures.py."""
     rows = [
-        f"| {r['what']}, {r['case']} | {r['spans'] or ''} | {r['best_s']:.2g} | {r['limit_s']:g} |"
+        [f"{r['what']}, {r['case']}", str(r["spans"] or ""), f"{r['best_s']:.2g}", f"{r['limit_s']:g}"]
         for r in load("pictures")["rows"]
     ]
-    return ["| what | spans | processor time, best of five / s | at most / s |", "|---|---|---|---|", *rows, "",
-            f"({measured('pictures')})"]  # fmt: skip
+    heads = ["what", "spans", "processor time, best of five / s", "at most / s"]
+    return f"{rows_to_markdown([heads, *rows])}\n({measured('pictures')})\n"
 
 
-def network() -> list[str]:
+def network() -> str:
     """Of benchmarks/network.py."""
     rows = []
     for machine, errors in load("network")["errors in percent"].items():
         for gpus in (2, 4, 8):
             none = errors.get(f"{gpus} GPUs, of which none was used", {})
             cells = [errors[f"{gpus} GPUs, from 1 MiB, by parameters"], errors[f"{gpus} GPUs, from 1 MiB"],
-                     errors["left out"] if gpus == 4 else {}, none]  # fmt: skip
+                     errors["left out"] if gpus == 4 else {}, errors.get(f"{gpus} GPUs, left out between"),
+                     none]  # fmt: skip
             told = [f"{c['mean']:.1f} %, {c['worst']:.1f} %" if c else "" for c in cells]
-            rows.append(f"| {machine if gpus == 2 else ''} | {gpus} | " + " | ".join(told) + " |")
-    heads = ["machine", "GPUs", "parameters", "with factors", "sizes left out, 4 and 8 GPUs", "none of so many used"]
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
+            rows.append([machine if gpus == 2 else "", str(gpus), *told])
+    heads = ["machine", "GPUs", "parameters", "with factors", "left out, 16 times apart, 4 and 8 GPUs",
+             "left out, 4 times apart", "none of so many used"]  # fmt: skip
+    return rows_to_markdown([heads, *rows])
 
 
-def million() -> list[str]:
+def million() -> str:
     """Of benchmarks/sweep_million.py."""
     found = load("sweep_million")
     cells = [found["first-in first-out"], found["with interference"]]
@@ -67,26 +70,22 @@ def million() -> list[str]:
         "processor time a point, once caches are warm": [f"{c['us of processor time a point']:.0f} us" for c in cells],
         "of that, not the engine, over the engine": [f"{100 * c['overhead over the engine']:.1f} %" for c in cells],
     }
-    table = [f"| {what} | {' | '.join(numbers)} |" for what, numbers in rows.items()]
-    return [
-        "| | first-in first-out | with interference |",
-        "|---|---|---|",
-        *table,
-    ]
+    table = [[what, *numbers] for what, numbers in rows.items()]
+    return rows_to_markdown([["", "first-in first-out", "with interference"], *table])
 
 
-def engines() -> list[str]:
+def engines() -> str:
     """Of benchmarks/engines.py."""
     speed: dict[str, dict[str, float]] = {}
     for row in load("engines")["speed"]:
         speed.setdefault(row["configurations"], {})[row["schedule"]] = row["per_s"]
     schedules = [*next(iter(speed.values()))]
-    rows = [f"| {what} | " + " | ".join(f"{mine[s]:,.0f}" for s in schedules) + " |" for what, mine in speed.items()]
-    heads = ["configurations a second, one core", *schedules]
-    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows, "", f"({measured('engines')})"]
+    rows = [[what, *(f"{mine[s]:,.0f}" for s in schedules)] for what, mine in speed.items()]
+    table = rows_to_markdown([["configurations a second, one core", *schedules], *rows])
+    return f"{table}\n({measured('engines')})\n"
 
 
-def survived() -> list[str]:
+def survived() -> str:
     """Of benchmarks/sweep_kills.py and benchmarks/sweep_fuzz.py."""
     kills, fuzz = load("sweep_kills"), load("sweep_fuzz")
     refused = fuzz["refused"] + fuzz["refused before it ran"]
@@ -97,12 +96,11 @@ def survived() -> list[str]:
     )
     drawn = f"{fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in any other way"
     longest = f"{fuzz['longest draw in s']:.1f} s"
-    return [
-        f"{killed}, and {differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).",
-        "",
-        f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range or of other types, stirred schedules,",
-        f"keys that lead nowhere), {drawn}; the longest took {longest} ({measured('sweep_fuzz')}).",
-    ]
+    return (
+        f"{killed}, and {differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).\n\n"
+        f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range or of other types, stirred schedules,\n"
+        f"keys that lead nowhere), {drawn}; the longest took {longest} ({measured('sweep_fuzz')}).\n"
+    )
 
 
 TABLES = {
@@ -117,8 +115,8 @@ def filled(page: str) -> str:
     text = (DOCS / page).read_text()
     for marker, table in TABLES[page].items():
         between = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", re.DOTALL)
-        lines = "\n".join(table())
-        text = between.sub(lambda found: f"{found[1]}\n{lines}\n\n{found[2]}", text)  # noqa: B023
+        lines = table()
+        text = between.sub(lambda found: f"{found[1]}\n{lines}\n{found[2]}", text)  # noqa: B023
     return text
 
 

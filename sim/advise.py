@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster
+from sim.cluster_text import sources_of, unsourced
 from sim.cost import check_compute
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
 from sim.rivals import contenders
 from sim.schedule import Schedule
 from sim.sweeps.facts import FactBook, Facts
-from sim.transfers.network import Network
 from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
 from sim.workload import Workload
@@ -255,13 +255,9 @@ def _close(one: Option, other: Option) -> bool:
 
 def evidence(asked: Asked) -> list[str]:
     """What stands behind the numbers, a line each."""
-    cluster, gpu = asked.cluster, asked.cluster.compute
-    lines = [f"cluster: {cluster.source or 'no source given'}"]
-    if isinstance(gpu, Gpu):
-        lines += [f"{gpu.name}, {key}: {source}" for key, source in gpu.sources.items()]
-    if isinstance(cluster.link, Network):
-        told = {name: resource.source for name, resource in cluster.link.resources.items()}
-        lines += [f"{name}: {source or 'no source given'}" for name, source in told.items()]
+    lines = [f"cluster: {asked.cluster.source or 'no source given'}"]
+    lines += [f"{key}: {source}" for key, source in sources_of(asked.cluster).items() if key != "source"]
+    lines += [f"no source given: {key}" for key in unsourced(asked.cluster)]
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
     if asked.vulnerability is None:
         lines.append("mean age: exact, from the schedules; what a step of it costs in images, it does not say")

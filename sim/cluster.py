@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.gpu import Gpu, gpu_table, value_errors
+from sim.gpu import Gpu, gpu_table, number_problems, value_errors
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
 from sim.tables import CLOSED, in_si, number_or_none, numbers, read_table, readable, table, table_text
@@ -53,6 +53,7 @@ class Link:
     burst_bytes: float = 0.0
     buffered: bool = False
     pairwise: bool = False
+    source: str = ""
     __pydantic_config__ = CLOSED
 
 
@@ -68,6 +69,7 @@ class Host:
     wake_s: float = 0.0
     synchronous: bool = False
     priority: bool = True
+    source: str = ""
     __pydantic_config__ = CLOSED
 
 
@@ -125,7 +127,8 @@ class Cluster:
     interference: Interference = field(default_factory=Interference)
     jitter: Mapping[str, float] = field(default_factory=dict)  # kind -> standard deviation of log(seconds)
     errors: Mapping[str, float] = field(default_factory=dict)  # "link.latency_s" -> its standard error
-    source: str = ""  # where the numbers come from: machine, date, command, or a publication
+    sources: Mapping[str, str] = field(default_factory=dict)  # field -> where its numbers come from
+    source: str = ""  # how the machine is known: measured (date, command), fitted to what, inferred
     __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
@@ -156,6 +159,11 @@ class Cluster:
             pairs=link.scope == "pair", receives_only=link.buffered
         )
 
+    @property
+    def known_by(self) -> str:
+        """How the machine is known, in short: the first clause of its source."""
+        return self.source.partition(";")[0] or "no source given"
+
     def __str__(self) -> str:
         return table_text(asdict(self))
 
@@ -170,11 +178,7 @@ class Cluster:
 
         Raises ValueError with every unknown key and unit, every value that is missing, of the wrong type or out of
         range, a line each; OSError if the file cannot be read."""
-        cluster = Cluster.of_tables(read_table(preset_or(path)), path)
-        shares = {key: value for key, value in numbers(asdict(cluster)).items() if key.endswith("_share")}
-        if problems := [f"{key}={value:g} should be a share, at most 1" for key, value in shares.items() if value > 1]:
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
-        return cluster
+        return Cluster.of_tables(read_table(preset_or(path)), path)
 
     @staticmethod
     def of_tables(tables: Any, path: Path | str) -> Cluster:
@@ -193,8 +197,7 @@ class Cluster:
             problems += [problem for problem in readable(errors, meant) if problem not in unnamed]
             problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
         if problems := [*problems, *_problems(data)]:
-            once = {problem.partition("=")[0]: problem for problem in reversed(problems)}
-            raise ValueError("\n".join(f"{path}: {problem}" for problem in reversed(once.values())))
+            raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 
 
@@ -257,12 +260,20 @@ def _problems(cluster: Any) -> list[str]:
     for key, known in kinds.items():
         strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
+    no_fields = {*(table(cluster, "sources") or {})} - {each.name for each in fields(Cluster)}
+    problems += [f"sources.{key}: there is no such field" for key in sorted(map(str, no_fields))]
     problems += [*_link_problems(cluster), *_without_effect(cluster)]
     problems += ["ranks=true should be a number"] * (isinstance(cluster, Mapping) and cluster.get("ranks") is True)
     values = numbers(cluster)
     strange = [key for key in table(cluster, "errors") or () if key not in values]
     problems += [f"errors.{key}: there is no number {key}" for key in strange]
+    if _has_gpu(cluster):  # which knows its own numbers
+        problems += [f"compute.{problem}" for problem in number_problems(compute)]
+        values = {key: value for key, value in values.items() if not key.startswith("compute.")}
+    told = {problem.partition("=")[0] for problem in problems}  # of these numbers there is more to say than a range
     for key, value in values.items():
+        if key in told:
+            continue
         positive = (
             key.endswith("_per_s") or key == "ranks" or ".rate_at." in key or ".factors." in key
         ) and not key.startswith("errors.")
@@ -296,16 +307,12 @@ def _curve_problems(rate_at: Any) -> Iterator[str]:
 
 
 def _without_effect(cluster: Any) -> list[str]:
-    """Settings of interference and host that change nothing, or that no machine can have."""
-    interference, transport = table(cluster, "interference") or {}, (table(cluster, "link") or {}).get("transport")
+    """Settings of interference that change nothing, or that no machine can have."""
+    interference = table(cluster, "interference") or {}
     share, rate_at = interference.get("multiprocessors"), interference.get("rate_at")
     problems = [*_curve_problems(rate_at)]
     if isinstance(share, int | float) and share >= 1:
         problems.append(f"interference.multiprocessors={share:g} should be below 1")
     if rate_at and share is None:
         problems.append("interference.rate_at has no effect without interference.multiprocessors")
-    if share and transport == "copy-engine":
-        problems.append("interference.multiprocessors has no effect: link.transport=copy-engine needs none")
-    if transport == "copy-engine" and (table(cluster, "host") or {}).get("priority") is False:
-        problems.append("host.priority=false has no effect: link.transport=copy-engine waits for no kernel")
     return problems

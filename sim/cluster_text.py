@@ -14,7 +14,6 @@ import numpy as np
 from sim.cluster import COMPUTE_KINDS, Cluster, Link
 from sim.gpu import Gpu
 from sim.show import grid
-from sim.transfers.network import TRANSPORTS
 from sim.units import readable
 
 _SHOWN_BYTES = (2**20, 2**25, 2**29)  # send buffers of which the summary says how long an all-to-all takes
@@ -28,8 +27,9 @@ def described(cluster: Cluster) -> str:
 
 
 def summary(cluster: Cluster) -> list[str]:
-    """What a reader asks first: devices, links, what an even all-to-all takes alone, hosts, interference, noise."""
-    return [*_devices(cluster), *_links(cluster), *_behaviour(cluster)]
+    """What a reader asks first: devices, how they are known, links, what an even all-to-all takes alone, hosts,
+    interference, noise, and what has no source."""
+    return [*_devices(cluster), f"known by: {cluster.known_by}", *_links(cluster), *_behaviour(cluster)]
 
 
 def _devices(cluster: Cluster) -> Iterator[str]:
@@ -49,7 +49,8 @@ def _links(cluster: Cluster) -> Iterator[str]:
     if isinstance(cluster.link, Link):
         yield f"link of each {cluster.link.scope}: {readable('_bytes_per_s', cluster.link.bytes_per_s)}"
     else:
-        yield f"transport {cluster.link.transport}: {TRANSPORTS[cluster.link.transport]}"
+        rates = [f"{name} {readable('_bytes_per_s', r.bytes_per_s)}" for name, r in cluster.link.resources.items()]
+        yield f"links: {', '.join(rates)}"
     each = [float(fabric.all_to_all_s(np.full((ranks, ranks), size / ranks)).max()) for size in _SHOWN_BYTES]
     told = [f"{size // 2**20} MiB {readable('_s', s)}" for size, s in zip(_SHOWN_BYTES, each, strict=True)]
     yield f"all-to-all of {ranks} ranks, by send buffer: {', '.join(told)}"
@@ -69,6 +70,41 @@ def _behaviour(cluster: Cluster) -> Iterator[str]:
         yield f"communication takes {slow.multiprocessors:.1%} of the multiprocessors{limit}"
     noise = ", ".join(f"{kind} {sigma:.1%}" for kind, sigma in cluster.jitter.items())
     yield f"jitter of an op: {noise or 'unknown, so a seed is refused'}"
+    if lacking := unsourced(cluster):
+        more = f" and {len(lacking) - _PLACES} more" if len(lacking) > _PLACES else ""
+        yield f"without a source: {', '.join(lacking[:_PLACES])}{more}"
+
+
+def listed(clusters: Mapping[str, Cluster]) -> list[str]:
+    """A table of clusters by name, and how each is known."""
+    rows = [[name, cluster.name, cluster.known_by] for name, cluster in clusters.items()]
+    return grid(["name", "machine", "known by"], rows)
+
+
+def sources_of(cluster: Cluster) -> dict[str, str]:
+    """Dotted key -> source, of all that the cluster gives, the one of the whole first."""
+    leaves = dict(_leaves(asdict(cluster)))
+    told = {key: text for key, text in leaves.items() if text and {*key.split(".")} & {"source", "sources"}}
+    return {"source": cluster.source, **told} if cluster.source else told
+
+
+def unsourced(cluster: Cluster) -> list[str]:
+    """Dotted keys of the numbers that have no source beside them: in the `source` of the table that they stand in, or
+    in its `sources` under the name of the field that holds them.  A 0 needs none: it says that something is absent."""
+    return [*_unsourced(asdict(cluster), "", "")]
+
+
+def _unsourced(value: Any, key: str, source: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        by_field = value.get("sources")
+        for name, inner in value.items():
+            beside = by_field.get(name, "") if isinstance(by_field, Mapping) else value.get("source", source)
+            yield from _unsourced(inner, f"{key}.{name}".strip("."), beside)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _unsourced(inner, f"{key}[{i}]", source)
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value and not source:
+        yield key
 
 
 def difference(one: Cluster, other: Cluster) -> list[str]:

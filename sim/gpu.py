@@ -143,6 +143,16 @@ def value_errors(errors: Any) -> list[str]:
     return [problem for text in said for problem in text.split(": ", 1)[-1].split("; ")]
 
 
+def number_problems(gpu: Any) -> Iterator[str]:
+    """What is wrong with the numbers of a GPU, given as plain tables, of which any may be missing."""
+    for key, value in numbers(gpu).items():
+        least = "at least" if key == "gemm.fixed_s" else "above"
+        if not math.isfinite(value) or value < 0 or (value == 0 and least == "above"):
+            yield f"{key}={value:g} should be {least} 0"
+        elif key.endswith("_share") and value > 1:
+            yield f"{key}={value:g} should be a share, at most 1"
+
+
 def _problems(gpu: Gpu) -> Iterator[str]:
     """What is wrong with the numbers of a GPU."""
     known = [dtype + _PEAK for dtype in DTYPES]
@@ -154,10 +164,7 @@ def _problems(gpu: Gpu) -> Iterator[str]:
             yield f"{what}: no peak for {dtype!r}, only {', '.join(gpu.peak)}"
     names = [each.name for each in fields(gpu)]
     yield from (f"sources.{key}: there is no such field" for key in gpu.sources if key not in names)
-    for key, value in numbers(asdict(gpu)).items():
-        least = "at least" if key == "gemm.fixed_s" else "above"
-        if not math.isfinite(value) or value < 0 or (value == 0 and least == "above"):
-            yield f"{key}={value:g} should be {least} 0"
+    yield from number_problems(asdict(gpu))
     yield from fit_problems(gpu.gemm)
     for dtype, points in gpu.measured.items():
         if bad := [point for point in points if not all(0 < value < math.inf for value in point)]:

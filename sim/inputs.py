@@ -7,7 +7,7 @@ compared, so that what machines have in common cancels.  It knows numbers and er
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ _FURTHEST_SHARE = 0.4  # one that is drawn stays below 1
 @dataclass(frozen=True)
 class Input:
     """Numbers that err together.  keys: settings (sim/sweeps/point.py); error: standard error over the number; source:
-    where number and error come from; stated: the error is the cluster's own, and not assumed here."""
+    where number and error come from; stated: the error is the cluster's own, and not assumed here; most: the largest
+    factor of a key whose number has an upper end, as shares do."""
 
     name: str
     keys: tuple[str, ...]
     error: float
     source: str
     stated: bool = False
+    most: Mapping[str, float] = field(default_factory=dict)
 
 
 def inputs_of(cluster: Cluster, assumed: float = ASSUMED) -> list[Input]:
@@ -54,7 +56,8 @@ def _stated(cluster: Cluster) -> Iterator[Input]:
     for key, error in cluster.errors.items():
         value = values[key]
         if value > 0 and error > 0 and error / value < 1:
-            yield Input(key, (f"times.cluster.{key}",), error / value, _source(cluster, key), stated=True)
+            most = {f"times.cluster.{key}": 1 / value} if key.endswith("_share") else {}
+            yield Input(key, (f"times.cluster.{key}",), error / value, _source(cluster, key), stated=True, most=most)
 
 
 def _source(cluster: Cluster, key: str) -> str:
@@ -82,14 +85,14 @@ def _grouped(cluster: Cluster, assumed: float) -> Iterator[Input]:
         yield Input("link latency", ("times.cluster.link.latency_s",), assumed, told)
     else:
         for name, resource in cluster.link.resources.items():
-            source = f"{resource.source or cluster.link.source or 'no source'}; {told}"
+            source = f"{resource.source or 'no source'}; {told}"
             yield Input(f"rate of {name}", (f"times.cluster.link.resources.{name}.bytes_per_s",), assumed, source)
         keys = ("times.cluster.link.resources.*.latency_s", "times.cluster.link.ramp_s", "times.cluster.link.least_s")
-        yield Input("start of a transfer", keys, assumed, told)
+        yield Input("start of a transfer", keys, assumed, f"{cluster.link.source or 'no source'}; {told}")
     yield from _of_compute(cluster, assumed, told)
     host = ("times.cluster.host.launch_s", "times.cluster.host.collective_s")
     if cluster.host.launch_s or cluster.host.collective_s:
-        yield Input("host", host, assumed, told)
+        yield Input("host", host, assumed, f"{cluster.host.source or 'no source'}; {told}")
     yield from _of_interference(cluster.interference)
 
 
@@ -110,20 +113,21 @@ def _of_compute(cluster: Cluster, assumed: float, told: str) -> Iterator[Input]:
         yield Input("compute rates", keys, assumed, told)
         return
     sources, gpu = cluster.compute.sources, "times.cluster.compute."
-    products = (f"{gpu}gemm.compute_share", f"{gpu}gemm.memory_share")
-    yield Input("matrix products", products, assumed, f"{sources.get('gemm', 'no source')}; {told}")
-    yield Input("attention", (f"{gpu}attention_share",), assumed, f"{sources.get('attention_share', 'none')}; {told}")
+    gemm, device = cluster.compute.gemm, cluster.compute
+    products = {f"{gpu}gemm.compute_share": 1 / gemm.compute_share, f"{gpu}gemm.memory_share": 1 / gemm.memory_share}
+    yield Input("matrix products", (*products,), assumed, f"{sources.get('gemm', 'no source')}; {told}", most=products)
+    share = {f"{gpu}attention_share": 1 / device.attention_share}
+    yield Input("attention", (*share,), assumed, f"{sources.get('attention_share', 'none')}; {told}", most=share)
     yield Input("start of a kernel", (f"{gpu}gemm.fixed_s",), assumed, told)
 
 
 def factors(inputs: Sequence[Input], normal: Array) -> dict[str, Array]:
-    """Setting -> factor [draw] of standard normal numbers [input, draw]: lognormal, so that no rate is negative.
-
-    The median is the number itself."""
+    """Setting -> factor [draw] of standard normal numbers [input, draw]: lognormal, so that no rate is negative, and
+    cut off where a share would exceed 1.  The median is the number itself."""
     changes: dict[str, Array] = {}
     for each, z in zip(inputs, normal, strict=True):
         for key in each.keys:
-            changes[key] = np.exp(np.log1p(each.error) * z)
+            changes[key] = np.minimum(np.exp(np.log1p(each.error) * z), each.most.get(key, np.inf))
     return changes
 
 

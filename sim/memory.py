@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.buffers import Buffer
+from sim.cluster import Cluster
+from sim.gpu import Gpu
 from sim.kernels import parameters
 from sim.op import Op
 from sim.schedule import Schedule
@@ -43,6 +45,12 @@ class Reserve:
         for name in ("context_bytes", "channels", "slack", "vae_bytes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"reserve: {name}={getattr(self, name)} should be at least 0 and finite")
+
+
+def channels_of(cluster: Cluster) -> int:
+    """Channels to each peer of a communicator on `cluster`: a channel holds a multiprocessor (sim/clusters)."""
+    gpu, share = cluster.compute, cluster.interference.multiprocessors
+    return round(share * gpu.multiprocessors) if isinstance(gpu, Gpu) and share else Reserve().channels
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ _GAP, _BETWEEN = 0.55, 0.45  # between the streams of a rank, where arrows run, 
 _LEFT_IN, _RIGHT_IN, _TITLE_IN, _AXIS_IN, _LEGEND_IN = 1.05, 0.1, 0.3, 0.38, 0.14
 _SPARE = 1.01  # width of the time axis over what it shows
 _NAME_PT, _TEXT_PT = 5.5, 7.0
-_ARROW_PT, _ARROW_NAME_PT = 8, 24  # how far apart arrows, and arrows with names, have to stand
+_ARROW_PT = 8  # how far apart arrows have to stand
 _CHARACTER = 0.61  # width of a character of DejaVu Sans Mono, in font sizes
 
 
@@ -226,21 +226,24 @@ def _draw_waits(panel: _Panel, axes: Axes) -> None:
 def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
     """From each stale combine to the residual that adds it; from its name alone, if it ended before the panel begins.
 
-    Names, and at last arrows, are left out where they stand too close to be told apart."""
+    A name that does not fit beside the one before it is left out, and so are all arrows where they stand too close to
+    be told apart."""
     look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 5, "linewidth": 0.6, "color": "black",
                             "shrinkA": 0, "shrinkB": 0}  # fmt: skip
     for n, rank in enumerate(panel.ranks):
         reads = panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_PT)
-        named = len(panel.stale_reads(rank, points_per_ms, apart_pt=_ARROW_NAME_PT)) > 0
-        high = panel.top(n, "compute") + 1
-        for added, combines in reads:
+        high, free_pt = panel.top(n, "compute") + 1, 0.0  # where the name before ends
+        for added, combines in sorted(reads, key=lambda read: read[0]):
             tip = (float(panel.ms(added)), high)
             for name, end in combines.items():
                 if end > panel.begin_s:
                     low = panel.foot(n, name)
                     axes.annotate("", tip, (float(panel.ms(end)), low), arrowprops=look, zorder=2)
             if before := " ".join(name for name, end in combines.items() if end <= panel.begin_s):
-                axes.annotate(before if named else " ", tip, (-6, -6), textcoords="offset points", arrowprops=look,
+                ends_pt = tip[0] * points_per_ms - _ARROW_PT
+                fits = ends_pt - len(before) * (_NAME_PT - 0.5) * _CHARACTER >= free_pt
+                free_pt = ends_pt + _ARROW_PT if fits else free_pt
+                axes.annotate(before if fits else " ", tip, (-6, -6), textcoords="offset points", arrowprops=look,
                               fontsize=_NAME_PT - 0.5, family="DejaVu Sans Mono", ha="right", va="center",
                               path_effects=[withStroke(linewidth=1.5, foreground="white")])  # fmt: skip
 

@@ -18,6 +18,7 @@ from sim.advise import Asked, Limits, Option, advise, evidence, verdicts
 from sim.cli import main
 from sim.cluster import Cluster
 from sim.engine import simulate
+from sim.gpu import Gpu
 from sim.inputs import drawn, factors, inputs_of
 from sim.launch import launch_command
 from sim.load import load_schedule
@@ -133,7 +134,7 @@ def test_evidence_names_every_source() -> None:
     cluster = Cluster.load("8x-rtx4090")
     lines = "\n".join(evidence(replace(asked(), cluster=cluster)))
     for source in (
-        "No data of such a machine",
+        "inferred, not measured, for lack of data of such a machine",
         "inferred, not measured: the rate of 8x-l40s x",
         "NVIDIA Ada GPU architecture",
         "mean age: exact",
@@ -153,6 +154,25 @@ def test_stated_errors_are_used_and_others_assumed_and_said() -> None:
     assert all("assumed" in each.source for each in assumed)
     with pytest.raises(ValueError, match="should be above 0 and below 1"):
         inputs_of(Cluster.load("8x-h100"), 1.5)
+
+
+def test_no_draw_of_a_share_exceeds_1() -> None:
+    gpu = Cluster.load("8x-h100").compute
+    assert isinstance(gpu, Gpu)
+    draws = drawn(inputs_of(Cluster.load("8x-h100"), 0.5), 1000, 3)
+    shares = {"attention_share": gpu.attention_share, "gemm.compute_share": gpu.gemm.compute_share}
+    for key, share in {**shares, "gemm.memory_share": gpu.gemm.memory_share}.items():
+        values = share * draws[f"times.cluster.compute.{key}"]
+        assert values.max() == pytest.approx(1.0)
+        assert values.max() <= 1.0
+        assert np.median(values) == pytest.approx(share, rel=0.05)
+
+
+def test_no_draw_of_a_share_whose_error_is_stated_exceeds_1() -> None:
+    cluster = replace(Cluster.load("8x-h100"), errors={"compute.gemm.memory_share": 0.2})
+    key = "times.cluster.compute.gemm.memory_share"
+    assert isinstance(cluster.compute, Gpu)
+    assert drawn(inputs_of(cluster), 1000, 3)[key].max() * cluster.compute.gemm.memory_share <= 1.0
 
 
 def test_draws_are_seeded_paired_and_centred() -> None:

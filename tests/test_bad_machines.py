@@ -166,3 +166,13 @@ def test_options_that_no_machine_can_have(words: str, said: str, capsys: pytest.
     code, _, err = told(capsys, *words.split())
     assert code == 2
     assert said in " ".join(err.split())
+
+
+def test_two_faults_of_one_key_are_both_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = deepcopy(BASE)
+    tables.update(ranks=1)
+    tables["link"].update(all_to_all="hierarchical")
+    (tmp_path / "c.yaml").write_text(table_text(tables))
+    _, _, err = told(capsys, "cluster", str(tmp_path / "c.yaml"))
+    assert "link.all_to_all=hierarchical has no effect: all ranks are on one node" in err
+    assert "all_to_all=hierarchical has no use for 1 ranks in nodes of 1" in err

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.cluster import Cluster, presets
-from sim.cluster_text import described, difference, summary
-from sim.pictures.cluster import draw_cluster
+from sim.cluster_text import described, difference, summary, unsourced
+from sim.pictures.cluster import draw_cluster, levels
 from sim.transfers.network import Network
 
 
@@ -23,6 +24,44 @@ def test_what_is_printed_is_the_cluster(name: str, tmp_path: Path) -> None:
     assert str(cluster.ranks) in summary(cluster)[0]
 
 
+@pytest.mark.parametrize("name", presets())
+def test_every_number_of_a_preset_has_its_source_beside_it(name: str) -> None:
+    cluster = Cluster.load(name)
+    assert unsourced(cluster) == []
+    assert not any("without a source" in line for line in summary(cluster))
+
+
+def test_a_number_without_a_source_is_named() -> None:
+    whole = Cluster.load("8x-h100")
+    assert isinstance(whole.link, Network)
+    port, kept = whole.link.resources["port"], whole.link.routes[0]
+    for changes, keys in [
+        ({"host": replace(whole.host, source="")}, ["host.launch_s", "host.collective_s"]),
+        ({"sources": {**whole.sources, "ranks": ""}}, ["ranks"]),
+        ({"link": replace(whole.link, resources={"port": replace(port, source="")})},
+         ["link.resources.port.bytes_per_s", "link.resources.port.of_ranks", "link.resources.port.latency_s"]),
+        ({"link": replace(whole.link, routes=(replace(kept, source=""), *whole.link.routes[1:]))},
+         ["link.routes[0].within", "link.routes[0].weight"]),
+    ]:  # fmt: skip
+        assert unsourced(replace(whole, **changes)) == keys
+    bare = replace(whole, jitter={"A": 0.1, "D": 0.2}, sources={"ranks": "seen"}, link=replace(whole.link, source=""))
+    assert {"link.ramp_s", "link.least_s", "link.factors.8.1048576.0", "jitter.A"} <= {*unsourced(bare)}
+    assert "without a source: link.ramp_s" in summary(bare)[-1]
+    with pytest.raises(ValueError, match=r"sources\.colour: there is no such field"):
+        replace(whole, sources={"colour": "seen"})
+
+
+def test_a_list_of_machines_and_a_simulation_say_how_each_is_known() -> None:
+    listed = CliRunner().invoke(app, ["cluster"])
+    assert listed.exit_code == 0
+    rows = {line.split()[0]: line for line in listed.stdout.splitlines()[1:]}
+    assert [*rows] == presets()
+    assert "inferred, not measured" in rows["8x-rtx4090"]
+    assert "fitted" in rows["8x-h100"]
+    done = CliRunner().invoke(app, ["simulate", "sync", "--steps", "1", "--cluster", "8x-rtx4090", "--images", "1"])
+    assert "8 x RTX 4090, PCIe, no peer-to-peer: inferred, not measured" in done.stderr
+
+
 def test_a_difference_names_what_differs_and_only_that() -> None:
     one = Cluster.load("8x-h100")
     assert difference(one, one) == [f"{one.name} and {one.name} do not differ"]
@@ -31,6 +70,23 @@ def test_a_difference_names_what_differs_and_only_that() -> None:
     assert sum("host.launch_s" in line for line in lines) == 1
     assert len(lines) == len(difference(one, replace(one, name="another")))
     assert lines[-1].split() == ["host.launch_s", "5e-06", "1e-05", "2"]
+
+
+def test_a_way_that_passes_no_port_is_not_drawn_over_the_ports() -> None:
+    assert {name: height for height, name, _ in levels(Cluster.load("2x8-h100"))} == {"port": 1, "nic": -1}
+    stacked = {name: height for height, name, _ in levels(Cluster.load("8x-l40s"))}
+    assert stacked == {"port": 1, "bridge": 2, "host": 3, "sockets": 4}
+
+
+def test_pictures_tell_latencies_and_draw_every_rank(tmp_path: Path) -> None:
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        draw_cluster(Cluster.load("4x8-h100"), tmp_path / "c.svg")
+    text = (tmp_path / "c.svg").read_text()
+    assert "first" not in text
+    assert ">31</text>" in text
+    assert text.count(">nic</text>") == 32
+    for told in ("nic: 50 GB/s each way, 5 us", "within 8: port, 9.424 us in all"):
+        assert told in text
 
 
 @pytest.mark.parametrize("name", ["8x-l40s", "2x8-h100", "cpu-2-ranks"])

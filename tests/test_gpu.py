@@ -53,6 +53,7 @@ def test_a_dtype_that_a_gpu_lacks_is_answered_with_those_it_has() -> None:
         ({"memory_bytes": 0.0}, "memory_bytes=0 should be above 0"),
         ({"multiprocessors": -1}, "multiprocessors=-1 should be above 0"),
         ({"attention_share": float("nan")}, "attention_share=nan should be above 0"),
+        ({"attention_share": 1.01}, "attention_share=1.01 should be a share, at most 1"),
         ({"sources": {"color": "green"}}, "sources.color: there is no such field"),
         (
             {"measured": {"bf16": ((16, 16, 0, 1.0),)}},

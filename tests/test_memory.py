@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from cases import model, named, skewed
 from hypothesis import given
+from typer.testing import CliRunner
 
+from sim.cli import app
+from sim.cluster import Cluster
 from sim.kernels import parameters
 from sim.load import load_schedule
-from sim.memory import Reserve, alive_bytes, memory, most_images
+from sim.memory import Reserve, alive_bytes, channels_of, memory, most_images
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.workload import MODELS, Workload
@@ -106,3 +109,14 @@ def test_buffers_at_the_peak_are_those_alive_there_one_by_one(spec: str) -> None
 def test_an_impossible_reserve_is_refused() -> None:
     with pytest.raises(ValueError, match=r"reserve: slack=-0\.1 should be at least 0 and finite"):
         Reserve(slack=-0.1)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("8x-h100", 32), ("2x8-h100", 16), ("8x-l40s", 2), ("cpu-2-ranks", 2)])
+def test_channels_are_those_that_the_cluster_takes_multiprocessors_for(name: str, channels: int) -> None:
+    assert channels_of(Cluster.load(name)) == channels
+
+
+def test_the_command_takes_the_channels_of_its_cluster() -> None:
+    asked = ["memory", "sync", "--steps", "2", "--images", "1", "--cluster", "8x-h100"]
+    said = [CliRunner().invoke(app, [*asked, *more]).stdout for more in ([], ["--channels", "32"], ["--channels", "2"])]
+    assert said[0] == said[1] != said[2]

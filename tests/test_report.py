@@ -133,3 +133,13 @@ def test_a_workload_of_other_ranks_is_refused() -> None:
     trace, workload = ran(load_schedule("sync", 2, 2))
     with pytest.raises(ValueError, match="the workload is for 4 ranks, the trace has 2"):
         report(trace, replace(workload, ranks=4))
+
+
+def test_exposed_communication_above_the_share_of_all_to_alls_is_explained() -> None:
+    schedule = load_schedule("sync", 3, 2)
+    workload = Workload(model(schedule), 2, 2)
+    calm, late = (simulate(schedule, workload, cluster(jitter=jitter), seed=1) for jitter in ({"A": 1e-9}, {"A": 4.0}))
+    for trace, more in ((calm, False), (late, True)):
+        assert (trace.exposed_s.mean() > 1.01 * trace.all_to_all_s.mean()) == more
+        [line] = [line for line in report_lines(trace, None, Around()) if line.startswith("exposed communication")]
+        assert line.endswith("(more, since waits for other ranks and other collectives count)") == more

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 from sim.cluster import Link
 from sim.engine import simulate
@@ -171,6 +171,20 @@ def test_stale_outputs_are_followed_to_the_residual_that_adds_them() -> None:
     )
     assert sorted((arrow.get_position()[0], arrow.xy[0]) for arrow in arrows(axes)) == pytest.approx(np.array(want))
     assert not arrows(draw_timeline([run(NAMED[0])]).axes[0])
+
+
+@pytest.mark.parametrize("layers", [6, 12, 18, 24])
+@pytest.mark.parametrize("name", ["dice", "displaced"])
+def test_no_name_at_an_arrow_lies_on_another(name: str, layers: int) -> None:
+    figure = draw_timeline([run(load_schedule(name, 8, layers))], step=5, ranks=[0])
+    figure.canvas.draw()
+    [axes] = figure.axes
+    named = [text for text in arrows(axes) if text.get_text().strip()]
+    rights = [axes.transData.transform(text.xy)[0] + text.xyann[0] * figure.dpi / 72 for text in named]
+    spans = sorted((x - Text.get_window_extent(text).width, x) for x, text in zip(rights, named, strict=True))
+    assert all(one < other for (_, one), (other, _) in pairwise(spans))
+    assert spans[0][0] >= axes.bbox.x0 - 1
+    assert len(named) > 1, "some are told"
 
 
 def test_what_ended_before_the_step_is_named_at_the_arrow() -> None:

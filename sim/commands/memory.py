@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from sim.commands.mesh import MeshText, NoGuidance, decoding_bytes, meshed
 from sim.commands.options import Images, ModelName, Pixels, Sources, Steps, names_of
 from sim.load import load_schedule, sources
 from sim.units import quantity
+
+if TYPE_CHECKING:
+    from sim.cluster import Cluster
 
 
 def memory(
@@ -24,30 +27,35 @@ def memory(
     mesh: MeshText = None,
     no_guidance: NoGuidance = False,
     element_bytes: Annotated[int, typer.Option(help="Bytes of a weight or an activation.")] = 2,
-    channels: Annotated[int, typer.Option(help="Of a communicator to each peer: 2 over PCIe, 32 on NVSwitch.")] = 2,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Of a communicator to each peer; as many as the cluster's take, or 2, if not given."),
+    ] = None,
     vae: Annotated[
         str | None, typer.Option(help='Peak of decoding the images here, as "3 GB", or vae: SD\'s, computed.')
     ] = None,
 ) -> None:
     """Say how much memory the fullest rank needs under each schedule, what for, and up to how many images it fits."""
-    from sim.memory import Reserve, memory, most_images
+    from sim.memory import Reserve, channels_of, memory, most_images
     from sim.models import load_model
     from sim.show import memory_table
     from sim.workload import Workload
 
-    limit_bytes, their_ranks = _memory_of(cluster, limit)
+    limit_bytes, machine = _memory_of(cluster, limit)
     shape, named = load_model(model, pixels), sources(schedules)
-    ranks = ranks if ranks is not None else their_ranks or 8
+    ranks = ranks if ranks is not None else machine.ranks if machine else 8
     workload = meshed(Workload(shape, ranks, images), mesh, no_guidance)
     plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    if channels is None:
+        channels = channels_of(machine) if machine else Reserve().channels
     reserve = Reserve(channels=channels, vae_bytes=decoding_bytes(vae, shape, images))
     found = [memory(plan, workload, element_bytes, reserve) for plan in plans]
     most = [most_images(plan, workload, limit_bytes, element_bytes, reserve) for plan in plans]
     print(*memory_table(found, names_of(named, plans), limit_bytes, most), sep="\n")
 
 
-def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | None]:
-    """Bytes of a GPU, and ranks where a cluster says how many."""
+def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, Cluster | None]:
+    """Bytes of a GPU, and the cluster that says them."""
     from sim.cluster import Cluster
     from sim.gpu import Gpu
 
@@ -62,4 +70,4 @@ def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, int | Non
     machine = Cluster.load(str(cluster))
     if not isinstance(machine.compute, Gpu):
         raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
-    return machine.compute.memory_bytes, machine.ranks
+    return machine.compute.memory_bytes, machine

@@ -102,6 +102,8 @@ def simulate(
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
+    if machine.source:
+        print(f"{machine.name}: {machine.known_by}", file=sys.stderr)
     _tell(traces, names, kinds)
     _tell_memory(plans, workloads, machine, names)
     for tables in [
@@ -126,12 +128,13 @@ def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
 def _tell_memory(plans: list[Schedule], workloads: list[Workload], machine: Cluster, names: list[str]) -> None:
     """On stderr: what does not fit into a GPU's memory, and would not run."""
     from sim.gpu import DTYPES, Gpu
-    from sim.memory import memory
+    from sim.memory import Reserve, channels_of, memory
 
     if not isinstance(machine.compute, Gpu):
         return
+    reserve = Reserve(channels=channels_of(machine))
     for plan, workload, name in zip(plans, workloads, names, strict=True):
-        needed = memory(plan, workload, DTYPES[workload.dtype or "bf16"])
+        needed = memory(plan, workload, DTYPES[workload.dtype or "bf16"], reserve)
         if not needed.fits(machine.compute.memory_bytes):
             there = f"the {machine.compute.memory_bytes / 1e9:.1f} of {machine.compute.name}"
             told = f"{needed.peak_bytes / 1e9:.1f} GB on rank {needed.rank}, more than {there}"

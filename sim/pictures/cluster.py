@@ -1,9 +1,11 @@
-"""A cluster as a picture: its ranks, and above them what a byte passes on its way, with rates.
+"""A cluster as a picture: its ranks, and above and below them what a byte passes on its way, with rates and latencies.
 
-It knows boxes and lines; it refuses to know what is sent."""
+Ways that begin at the same resource are stacked on it; one that begins at another (a card beside the port) leads away
+on the other side of the ranks.  The file knows boxes and lines; it refuses to know what is sent."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
     from sim.cluster import Cluster
 
 _RANK, _BOX = "#dfe8f3", "#f6e3cf"
-_NODE_RANKS = 16  # ranks that are drawn at most: of a larger machine, the first
+_MOST_RANKS = 64  # that are drawn: of a larger machine, the first
+_FEW_RANKS = 16  # whose boxes have room for words; of more, rates stand below the picture
+_PT_IN = 0.065  # width of a character, in inches
+
+Level = tuple[int, str, Resource]  # height in rows, the ranks' being 0
 
 
 def draw_cluster(cluster: Cluster, path: Path | str) -> None:
@@ -27,39 +33,64 @@ def draw_cluster(cluster: Cluster, path: Path | str) -> None:
     from sim.pictures.style import picture_format
 
     kind = picture_format(path)
-    ranks = min(cluster.ranks, _NODE_RANKS)
-    rows = _rows(cluster)
-    figure = Figure(figsize=(max(6.0, 1.1 * ranks), 1.2 * len(rows) + 1.8), layout="constrained")
+    ranks = min(cluster.ranks, _MOST_RANKS)
+    few, found = ranks <= _FEW_RANKS, levels(cluster)
+    rows = [0, *(height for height, _, _ in found)]
+    low, high = min(rows) - 0.6, max(rows) + 0.6
+    figure = Figure(figsize=(max(6.0, (1.1 if few else 0.4) * ranks), 1.2 * (high - low) + 0.6), layout="constrained")
     axes = figure.subplots()
     for rank in range(ranks):
-        _box(axes, (rank, rank), 0, f"rank {rank}", _RANK)
-    for height, (name, resource) in enumerate(rows, 1):
+        _box(axes, (rank, rank), 0, f"rank {rank}" if few else f"{rank}", _RANK)
+    for height, name, resource in found:
         _level(axes, ranks, height, name, resource)
     more = f" (the first {ranks} of {cluster.ranks} ranks)" if ranks < cluster.ranks else ""
-    axes.set(xlim=(-0.6, ranks - 0.4), ylim=(-0.6, len(rows) + 0.6), title=f"{cluster.name}{more}")
+    axes.set(xlim=(-0.6, ranks - 0.4), ylim=(low, high), title=f"{cluster.name}{more}")
     axes.set_axis_off()
     axes.text(0, -0.02, _ways(cluster), transform=axes.transAxes, va="top", fontsize=8, family="monospace")
     with whole_file(path) as part:
         figure.savefig(part, format=kind, dpi=120)
 
 
-def _rows(cluster: Cluster) -> list[tuple[str, Resource]]:
-    """Resources from the ranks up."""
-    if isinstance(cluster.link, Network):
-        return sorted(cluster.link.resources.items(), key=lambda each: each[1].of_ranks)
-    return [(f"link of a {cluster.link.scope}", Resource(cluster.link.bytes_per_s, latency_s=cluster.link.latency_s))]
+def levels(cluster: Cluster) -> list[Level]:
+    """Resources with their heights: those of the first way upwards, of ways that begin elsewhere downwards."""
+    if not isinstance(cluster.link, Network):
+        link = cluster.link
+        return [(1, f"link of a {link.scope}", Resource(link.bytes_per_s, latency_s=link.latency_s))]
+    found: dict[str, int] = {}
+    starts = list(dict.fromkeys(route.via[0] for route in cluster.link.routes))
+    for route in cluster.link.routes:
+        up = route.via[0] == starts[0]
+        for name in route.via:
+            beyond = [height for height in found.values() if (height > 0) == up]
+            found.setdefault(name, max(beyond, default=0) + 1 if up else min(beyond, default=0) - 1)
+    return [(height, name, cluster.link.resources[name]) for name, height in found.items()]
+
+
+def told(name: str, resource: Resource) -> list[str]:
+    """What a resource's box says, part by part."""
+    ways = "each way" if resource.duplex else "both ways together"
+    latency = [readable("_s", resource.latency_s)] if resource.latency_s else []
+    return [name, f"{readable('_bytes_per_s', resource.bytes_per_s)} {ways}", *latency]
 
 
 def _level(axes: Axes, ranks: int, height: int, name: str, resource: Resource) -> None:
-    """Every resource of one kind that these ranks have, and lines to what is below."""
-    ways = "each way" if resource.duplex else "both ways together"
-    wide = resource.of_ranks >= min(4, ranks)
-    told = f"{name} {readable('_bytes_per_s', resource.bytes_per_s)}" + (f" {ways}" if wide else "")
+    """Every resource of one kind that these ranks have, and lines to what is between it and the ranks."""
+    side = 1 if height > 0 else -1
     for first in range(0, ranks, resource.of_ranks):
         last = min(first + resource.of_ranks, ranks) - 1
-        _box(axes, (first, last), height, told if wide else told.replace(" ", "\n", 1), _BOX)
+        _box(axes, (first, last), height, _fitting(told(name, resource), last + 1 - first, ranks), _BOX)
         for rank in range(first, last + 1):
-            axes.plot([rank, rank], [height - 0.7, height - 0.3], color="0.6", linewidth=1, zorder=0)
+            axes.plot([rank, rank], [height - 0.7 * side, height - 0.3 * side], color="0.6", linewidth=1, zorder=0)
+
+
+def _fitting(parts: Sequence[str], wide: int, ranks: int) -> str:
+    """Parts on one line, or below one another, or the name alone, as a box over `wide` ranks has room."""
+    room = (1.0 if ranks <= _FEW_RANKS else 0.36) * wide / _PT_IN
+    if len(line := ", ".join(parts)) <= room:
+        return line
+    number, unit, ways = parts[1].split(" ", 2)
+    below = [parts[0], f"{number} {unit}", ways, *parts[2:]]
+    return "\n".join(below) if max(map(len, below)) <= room else parts[0]
 
 
 def _box(axes: Axes, span: tuple[int, int], height: int, text: str, colour: str) -> None:
@@ -71,9 +102,12 @@ def _box(axes: Axes, span: tuple[int, int], height: int, text: str, colour: str)
 
 
 def _ways(cluster: Cluster) -> str:
-    """Routes as lines of text."""
-    if not isinstance(cluster.link, Network):
-        return f"latency {readable('_s', cluster.link.latency_s)}"
-    return "\n".join(
-        f"within {route.within}: {' - '.join(route.via)}" for route in cluster.link.routes if route.within > 1
-    )
+    """Resources, and routes, as lines of text."""
+    lines = [": ".join((parts[0], ", ".join(parts[1:]))) for parts in (told(n, r) for _, n, r in levels(cluster))]
+    if isinstance(cluster.link, Network):
+        network = cluster.link
+        for route in network.routes:
+            latency = readable("_s", sum(network.resources[name].latency_s for name in route.via))
+            if route.within > 1:
+                lines.append(f"within {route.within}: {' - '.join(route.via)}, {latency} in all")
+    return "\n".join(lines)

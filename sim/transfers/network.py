@@ -23,11 +23,6 @@ from typing import Any, TypeGuard
 
 from sim.transfers.measured_links import Factors, factor_problems
 
-TRANSPORTS = {
-    "multiprocessors": "kernels on the GPU's multiprocessors read and write the other GPU's memory",
-    "copy-engine": "copy engines move bytes; multiprocessors are free",
-    "host-staged": "no peer-to-peer: bytes go to the host's memory and from there to the other GPU",
-}
 ALL_TO_ALLS = ("direct", "hierarchical")
 _CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
 
@@ -54,6 +49,7 @@ class Route:
     within: int
     via: tuple[str, ...]
     weight: float = 1.0
+    source: str = ""
     __pydantic_config__ = _CLOSED
 
 
@@ -67,14 +63,13 @@ class Network:
     both of its ranks have come to it, or all if token counts come first (sim/transfers/pairs.py).  buffered: a rank is
     done when it has received all; its sockets hold what it sends.  factors (sim/transfers/measured_links.py): what a
     transfer takes over what all this says, where it has been measured.  hierarchical all-to-all: see
-    sim/transfers/fabric.py."""
+    sim/transfers/fabric.py.  source: of ramp, least_s and factors; resources and routes have their own."""
 
     resources: Mapping[str, Resource]
     routes: tuple[Route, ...]
     ramp_s: float = 0.0
     ramp_bytes: float = 0.0
     least_s: float = 0.0
-    transport: str = "multiprocessors"
     all_to_all: str = "direct"
     pairwise: bool = False
     buffered: bool = False
@@ -119,9 +114,8 @@ def network_problems(network: Mapping[str, Any], ranks: Any = None) -> list[str]
     routes = [route for route in routes if isinstance(route, Mapping)]
     problems = [*_number_problems(resources, routes), *_way_problems(resources, routes)]
     problems += factor_problems(network.get("factors"))
-    for key, known in {"transport": (*TRANSPORTS,), "all_to_all": ALL_TO_ALLS}.items():
-        if (value := network.get(key, known[0])) not in known:
-            problems.append(f"{key}={value!r} should be one of {', '.join(known)}")
+    if (value := network.get("all_to_all", "direct")) not in ALL_TO_ALLS:
+        problems.append(f"all_to_all={value!r} should be one of {', '.join(ALL_TO_ALLS)}")
     sides = [route["within"] for route in routes[:-1] if _whole(route.get("within"))]
     if network.get("all_to_all") == "hierarchical" and max(sides, default=1) == 1:
         problems.append("all_to_all=hierarchical has no effect: all ranks are on one node")
