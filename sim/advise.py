@@ -20,6 +20,7 @@ from sim.cluster_text import sources_of, unsourced
 from sim.cost import check_compute
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
+from sim.memory import channels_of
 from sim.rivals import contenders
 from sim.schedule import Schedule
 from sim.sweeps.facts import FactBook, Facts
@@ -177,7 +178,7 @@ def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
         return None
     gpu = isinstance(asked.cluster.compute, Gpu)
     book = FactBook(one.schedule)
-    facts = book.facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4)
+    facts = book.facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4, channels_of(asked.cluster))
     quality = None if asked.vulnerability is None else book.quality(one.workload, asked.vulnerability)
     against = tuple(_against(asked.limits, float(outcome.makespan_s[0]), facts, quality, asked.vulnerability))
     return Option(one.name, one.why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,

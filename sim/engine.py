@@ -27,6 +27,7 @@ from sim.cluster import Cluster, Host
 from sim.cost import durations_s, extrapolated
 from sim.fluid import Alone, Fluid, pass_on
 from sim.jitter import noise
+from sim.memory import channels_of
 from sim.mesh import number_of
 from sim.plan import Plan
 from sim.schedule import Schedule
@@ -59,7 +60,7 @@ def simulate(schedule: Schedule, workload: Workload, cluster: Cluster, seed: int
     machine = _Machine(plan, cluster, np.rint(seconds * TICKS_PER_S).T.tolist())
     reached, start, end = machine.run()
     about = {"cluster": cluster.name, **workload.about(), **({} if seed is None else {"seed": str(seed)})}
-    about["host"] = HOSTS[cluster.host.synchronous]
+    about |= {"host": HOSTS[cluster.host.synchronous], "channels": str(channels_of(cluster))}
     if notes := extrapolated(schedule, workload, cluster):
         about["extrapolated"] = notes
     played = workload.replay

@@ -48,9 +48,15 @@ class Reserve:
 
 
 def channels_of(cluster: Cluster) -> int:
-    """Channels to each peer of a communicator on `cluster`: a channel holds a multiprocessor (sim/clusters)."""
-    gpu, share = cluster.compute, cluster.interference.multiprocessors
-    return round(share * gpu.multiprocessors) if isinstance(gpu, Gpu) and share else Reserve().channels
+    """Channels to each peer of a communicator on `cluster`."""
+    gpu = cluster.compute
+    return int(channels(cluster.interference.multiprocessors, gpu.multiprocessors if isinstance(gpu, Gpu) else 0))
+
+
+def channels(share: float | Array, multiprocessors: float | Array) -> Array:
+    """Channels to each peer: each holds a multiprocessor, of which communication has that share (sim/clusters)."""
+    busy = np.rint(np.multiply(share, multiprocessors))
+    return np.where(busy > 0, busy, Reserve().channels)
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,18 @@ def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reser
     weights = parameters(workload.model, workload.held_experts(schedule)) * element_bytes
     tensors = {"weights": float(weights), **{what: float(each[at, rank]) for what, each in held.items()},
                "working space": float(inside[at, rank])}  # fmt: skip
-    streams = len(schedule.streams) - 1
     library = {
         "context": reserve.context_bytes,
-        "communicators": float(streams * reserve.channels * (workload.mesh_of(schedule).group_ranks - 1) * _P2P_BYTES),
+        "communicators": reserve.channels * channel_bytes(schedule, workload),
         "allocator slack": reserve.slack * (sum(tensors.values()) - weights),
         "VAE decoding": max(0.0, reserve.vae_bytes - (sum(tensors.values()) - weights)),
     }
     return Memory(int(rank), schedule.ops[int(at)].name, {k: v for k, v in {**tensors, **library}.items() if v})
+
+
+def channel_bytes(schedule: Schedule, workload: Workload) -> float:
+    """Of one channel to each peer, of all communicators of a rank."""
+    return float((len(schedule.streams) - 1) * (workload.mesh_of(schedule).group_ranks - 1) * _P2P_BYTES)
 
 
 def persistent_bytes(schedule: Schedule, workload: Workload, step: int, element_bytes: int = 2) -> dict[str, Array]:

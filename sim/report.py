@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from sim.critical import critical_path, gains_s
 from sim.gpu import DTYPES
-from sim.memory import memory
+from sim.memory import Reserve, memory
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import Workload
@@ -105,7 +105,8 @@ def report(trace: Trace, workload: Workload | None = None, around: Around = Arou
     streams = schedule.streams
     held = None
     if workload is not None and trace.origin == "simulated":
-        held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"])
+        reserve = Reserve(channels=int(trace.about.get("channels", Reserve().channels)))
+        held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"], reserve)
     return {
         "origin": trace.origin,
         "schedule": schedule.header,

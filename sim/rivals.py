@@ -13,7 +13,7 @@ from sim.cluster import Cluster
 from sim.engine import simulate
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
-from sim.memory import Memory, memory
+from sim.memory import Memory, Reserve, channels_of, memory
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import WIRES, Workload
@@ -102,4 +102,4 @@ def _rival(name: str, why: str, plan: Schedule, workload: Workload, cluster: Clu
     tell(name)
     element_bytes = DTYPES[workload.dtype or "bf16"] if isinstance(cluster.compute, Gpu) else 4
     trace = simulate(plan, workload, cluster)
-    return Rival(name, why, trace, memory(plan, workload, element_bytes))
+    return Rival(name, why, trace, memory(plan, workload, element_bytes, Reserve(channels=channels_of(cluster))))

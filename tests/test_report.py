@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sim.cluster import Cluster
 from sim.engine import simulate
 from sim.load import load_schedule
-from sim.memory import memory
+from sim.memory import Reserve, channels_of, memory
 from sim.report import Around, report, sent_bytes, throughput
 from sim.routing import Routing
 from sim.schedule import Schedule

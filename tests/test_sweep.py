@@ -18,7 +18,7 @@ from benchmarks.sweep_fuzz import fuzz
 from sim.cluster import cluster_tables
 from sim.engine import simulate
 from sim.load import load_schedule
-from sim.memory import memory
+from sim.memory import Reserve, channels_of, memory
 from sim.report import sent_bytes
 from sim.routing import Routing
 from sim.sweeps.facts import FactBook
@@ -261,7 +261,8 @@ def test_a_row_says_what_simulation_memory_and_report_say(make: Make, cluster: s
     chunk = Points(sweep).chunk(12, 18)
     for i, row in enumerate(rows_of(chunk, sweep.sources).to_pylist()):
         schedule, workload, machine = build(chunk.point(i), sweep.sources)
-        trace, peak = simulate(schedule, workload, machine), memory(schedule, workload).peak_bytes
+        trace, reserve = simulate(schedule, workload, machine), Reserve(channels=channels_of(machine))
+        peak = memory(schedule, workload, reserve=reserve).peak_bytes
         assert (row["error"], row["engine"]) == (None, engine)
         assert row["makespan_s"] == pytest.approx(trace.makespan_s, rel=0 if engine == "recurrence" else 1e-6, abs=0)
         assert row["images_per_s"] == workload.images_in_all / row["makespan_s"]
@@ -311,6 +312,19 @@ def test_seeds_of_a_machine_that_interferes_are_walked(jitter: dict[str, float],
     assert [*found.error] == [*want.error]
     for mine, theirs in zip(found[:6], want[:6], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_memory_counts_the_channels_of_each_point(make: Make) -> None:
+    sweep = make("base: {model: S, steps: 2, cluster: 8x-h100, schedule: dice}\n"
+                 "axes: {times.cluster.interference.multiprocessors: [0.25, 1, 2]}")  # fmt: skip
+    chunk = Points(sweep).chunk(0, 3)
+    found = [row["memory_bytes"] for row in rows_of(chunk, sweep.sources).to_pylist()]
+    for i, channels in enumerate([8, 32, 64]):
+        schedule, workload, machine = build(chunk.point(i), sweep.sources)
+        assert channels_of(machine) == channels
+        assert found[i] == pytest.approx(
+            memory(schedule, workload, 2, Reserve(channels=channels)).peak_bytes, rel=1e-12
+        )
 
 
 def test_a_seed_draws_jitter_by_simpy_which_says_everything(make: Make) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
-from sim.memory import memory
+from sim.memory import Reserve, channels_of, memory
 from sim.output import whole_file
 from sim.schedule import Schedule
 from sim.search.file import LayersSearch, OrderSearch, Run
@@ -38,7 +38,7 @@ def seconds_of(run: Run) -> Callable[[Schedule], float]:
 def memory_bytes(schedule: Schedule, run: Run) -> float:
     """That the fullest rank needs."""
     element_bytes = DTYPES[run.workload.dtype or "bf16"] if isinstance(run.cluster.compute, Gpu) else 4
-    return memory(schedule, run.workload, element_bytes).peak_bytes
+    return memory(schedule, run.workload, element_bytes, Reserve(channels=channels_of(run.cluster))).peak_bytes
 
 
 def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.kernels import parameters
-from sim.memory import Reserve, memory
+from sim.memory import Reserve, channel_bytes, memory
 from sim.report import sent_bytes
 from sim.schedule import Schedule
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import Workload
+
+Array = npt.NDArray[np.float64]
 
 
 class Facts(NamedTuple):
@@ -28,7 +31,7 @@ class Facts(NamedTuple):
     oldest_age_steps: int
     oldest_attention_steps: int
     sent_bytes: float
-    memory_bytes: float
+    memory_bytes: float | Array
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class _Unit:
     ages: tuple[float, int, int]
     sent_rows: float
     growing: float
-    fixed: float
+    channel: float
     tokens: int
 
 
@@ -49,8 +52,9 @@ class FactBook:
         self.schedule = schedule
         self._units: dict[Hashable, _Unit] = {}
 
-    def facts(self, workload: Workload, element_bytes: int) -> Facts:
-        """Facts of `workload`; an element of weights and activations takes element_bytes.
+    def facts(self, workload: Workload, element_bytes: int, channels: float | Array = 2) -> Facts:
+        """Facts of `workload`; an element of weights and activations takes element_bytes, a communicator as many
+        channels to each peer; of several numbers of channels, memory_bytes is as many.
 
         Raises ValueError if schedule and workload do not fit each other."""
         workload.fits(self.schedule)
@@ -65,7 +69,7 @@ class FactBook:
         share = workload.tokens / unit.tokens
         growing = unit.growing * share * element_bytes
         weights = parameters(workload.model, workload.held_experts(self.schedule)) * element_bytes
-        held = weights + growing * (1 + Reserve().slack) + unit.fixed
+        held = weights + growing * (1 + Reserve().slack) + Reserve().context_bytes + channels * unit.channel
         return Facts(*unit.ages, unit.sent_rows * share * workload.row_bytes, held)
 
     def quality(self, workload: Workload, vulnerability: Vulnerability) -> float | None:
@@ -79,10 +83,10 @@ class FactBook:
 
 def _unit(schedule: Schedule, workload: Workload) -> _Unit:
     needs = memory(schedule, workload, element_bytes=1).bytes_of
-    fixed = sum(needs.get(what, 0.0) for what in ("context", "communicators"))
     growing = sum(size for what, size in needs.items() if what not in ("weights", *LIBRARY))
     sent = sum((each for each in sent_bytes(schedule, workload).values()), np.zeros(workload.ranks))
-    return _Unit(_ages(schedule, workload), float(sent.mean()) / workload.row_bytes, growing, fixed, workload.tokens)
+    return _Unit(_ages(schedule, workload), float(sent.mean()) / workload.row_bytes, growing,
+                 channel_bytes(schedule, workload), workload.tokens)  # fmt: skip
 
 
 LIBRARY = ("context", "communicators", "allocator slack", "VAE decoding")

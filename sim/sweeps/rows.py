@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.gpu import DTYPES
+from sim.memory import channels
 from sim.schedule import Schedule
 from sim.sweeps.facts import FactBook, Facts
 from sim.sweeps.point import Sources, build_model, build_schedule, build_workload, machine_tables
@@ -36,6 +37,7 @@ from sim.sweeps.points import Chunk, Column, row_keys
 from sim.sweeps.settings import DEFAULTS
 from sim.vectorised.engines import Case, Evaluation, Outcomes
 from sim.vectorised.machines import may_differ
+from sim.workload import Workload
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +116,7 @@ def _ask(
         tables = machine_tables(shape, sources)
         model = build_model(shape, sources)
         workload = build_workload(shape, model, book.schedule, tables["ranks"], sources)
-        facts = book.facts(workload, DTYPES[workload.dtype or "bf16"] if "peak" in tables["compute"] else 4)
+        facts = book.facts(workload, *_of_machine(tables, workload, changes, len(at)))
         seeds = changes["seed"].astype(np.int64) if "seed" in changes else None
         numbers = {key: values for key, values in changes.items() if key != "seed"}
         case = Case(book.schedule, workload, tables, len(at), numbers, seeds)
@@ -130,16 +132,33 @@ def _note(found: Found, asked: _Asked, book: FactBook, sources: Sources) -> None
     shape, compute = asked.shape, asked.case.tables["compute"]
     ran = outcomes.error == None  # noqa: E711
     for name, values in zip(Facts._fields, facts, strict=True):
-        found[name][at[ran]] = values
+        found[name][at[ran]] = np.broadcast_to(values, len(at))[ran]
     for name, column in outcomes._asdict().items():
         found[name][at] = column
     found["images_per_s"][at] = workload.images_in_all / outcomes.makespan_s
     if shape.get("vulnerability") is not None:
         found["quality"][at] = book.quality(workload, sources.vulnerabilities[shape["vulnerability"]])
     if "peak" in compute:
-        limit = asked.case.changes.get("cluster.compute.memory_bytes", np.full(len(at), compute["memory_bytes"]))
-        limit = limit * asked.case.changes.get("times.cluster.compute.memory_bytes", 1.0)
+        limit = _number(compute["memory_bytes"], "compute.memory_bytes", asked.case.changes, len(at))
         found["memory_fits"][at[ran]] = (facts.memory_bytes <= limit)[ran]
+
+
+def _of_machine(
+    tables: Any, workload: Workload, changes: Mapping[str, npt.NDArray[Any]], size: int
+) -> tuple[int, npt.NDArray[np.float64]]:
+    """Bytes of an element; and channels of a communicator to each peer, of each of `size` machines."""
+    compute, key = tables["compute"], "interference.multiprocessors"
+    share = _number(tables.get("interference", {}).get("multiprocessors", 0.0), key, changes, size)
+    if "peak" not in compute:
+        return 4, channels(share, 0)
+    each = _number(compute["multiprocessors"], "compute.multiprocessors", changes, size)
+    return DTYPES[workload.dtype or "bf16"], channels(share, each)
+
+
+def _number(value: float, key: str, changes: Mapping[str, npt.NDArray[Any]], size: int) -> npt.NDArray[np.float64]:
+    """A number of the cluster's file in each of `size` configurations."""
+    values = changes.get(f"cluster.{key}", np.full(size, value))
+    return np.asarray(values * changes.get(f"times.cluster.{key}", 1.0))
 
 
 def _shapes(chunk: Chunk) -> Iterator[tuple[npt.NDArray[Any], dict[str, Any], dict[str, npt.NDArray[Any]]]]:
