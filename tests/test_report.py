@@ -96,7 +96,9 @@ def test_what_is_left_out_is_said() -> None:
 def test_memory_of_the_fullest_rank_is_told_of_what_was_simulated() -> None:
     schedule = load_schedule("displaced", 3, 28)
     workload = Workload(MODELS["XL"], ranks=8, images=4)
-    trace, needed = simulate(schedule, workload, Cluster.load("8x-h100")), memory(schedule, workload)
+    machine = Cluster.load("8x-h100")
+    needed = memory(schedule, workload, reserve=Reserve(channels=channels_of(machine)))
+    trace = simulate(schedule, workload, machine)
     made = report(trace, workload)["memory_bytes"]
     assert made.pop("peak") == needed.peak_bytes == pytest.approx(sum(made.values()))
     assert made == needed.bytes_of
