@@ -185,7 +185,7 @@ class Cluster:
         """The cluster that tables as in a file say; errors, as of `load`, begin with `path`."""
         from pydantic import ValidationError
 
-        problems: list[str] = []
+        problems, whole = list[str](), list[str]()
         data = _with_gpu(in_si(tables, "", problems), problems)
         try:
             cluster: Cluster = _validator().validate_python(data)
@@ -196,7 +196,8 @@ class Cluster:
             unnamed = {"compute: missing"} if problems else set[str]()  # which is said of the GPU's name
             problems += [problem for problem in readable(errors, meant) if problem not in unnamed]
             problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
-        if problems := [*problems, *_problems(data)]:
+            whole = value_errors([each for each in errors if not each["loc"]])  # all at once, where tables say none
+        if problems := [*problems, *_problems(data)] or whole:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in dict.fromkeys(problems)))
         return cluster
 

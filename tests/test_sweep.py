@@ -102,6 +102,7 @@ filters: [imagess > 3, images <]
         (("[sync,", "[sync, ' ',"), r"axes\.schedule\[1\]: ' ' is blank"),
         (("images: [1, 2]", "cluster.link.scope: [1, wide]"), "all numbers, or all texts"),
         (("images: [1, 2]", "cluster.: [1]"), "'cluster.' names nothing"),
+        (("images: [1, 2]", "cluster.ranks: [1.0e+9, false]"), "with False, no point can be run: .*ranks=0 should be"),
         (("[1, 2]", "[1, [2]]"), "should be one value"),
         (("steps: 3", "steps: 3, wire: off"), "wire: False"),
         (("steps: 3", "steps: 3, schedule.forced: 1"), r"base\.schedule\.forced: 1 should be a text"),
@@ -176,6 +177,13 @@ def test_changes_on_the_command_line_are_part_of_the_file(make: Make) -> None:
     assert sweep.base["steps"] == 4
     assert len(Points(sweep)) == 5
     assert sweep.digest != make(SMALL).digest
+    text = SMALL.replace("images: [1, 2]", "model.hidden: {low: 64, high: 128, count: 2}")
+    sweep = make(text, "axes.times.cluster.link.bytes_per_s=[4]", "base.cluster.host.launch_s=3 us",
+                 "axes.model.hidden.high=256", "base.images=8")  # fmt: skip
+    assert sweep.base["cluster.host.launch_s"] == 3e-6
+    assert {axis.key: axis.values[-1] for axis in sweep.axes[1:]} == {
+        "model.hidden": 256, "times.cluster.link.bytes_per_s": 4
+    }  # fmt: skip
     with pytest.raises(ValueError, match="should look like plan"):
         make(SMALL, "steps")
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sim.sweeps.check import filter_problems, plan_problems, refused, setting_problems
 from sim.sweeps.point import read_sources
-from sim.sweeps.settings import in_si, setting_kind, value_problem
+from sim.sweeps.settings import HOUSES, in_si, setting_kind, value_problem
 from sim.sweeps.sweep import NAMING, Axis, Plan, Sweep
 from sim.tables import readable
 
@@ -101,9 +101,24 @@ def read_tables(path: Path | str, changes: Sequence[str]) -> Any:
             raise ValueError(f"{path}: should have base, axes, plan and filters, not a list")
         if wrong := [change for change in changes if "=" not in change]:
             raise ValueError(f"{wrong[0]!r} should look like plan.points=100")
-        return OmegaConf.to_container(OmegaConf.merge(read, OmegaConf.from_dotlist([*changes])), resolve=True)
+        return OmegaConf.to_container(OmegaConf.merge(read, *map(_change, changes)), resolve=True)
     except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, RecursionError, TypeError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _change(text: str) -> Any:
+    """`axes.cluster.link.latency_s.low=1e-6` -> {"axes": {"cluster.link.latency_s": {"low": 1e-6}}}: a setting's name
+    may have dots."""
+    from omegaconf import OmegaConf
+
+    key, value = text.split("=", 1)
+    section, _, name = key.partition(".")
+    if section not in ("base", "axes") or not name.startswith(HOUSES):
+        return OmegaConf.from_dotlist([text])
+    setting, _, field = name.rpartition(".")
+    inner = OmegaConf.from_dotlist([f"value={value}"]).value
+    ranged = section == "axes" and field in _Range.model_fields
+    return OmegaConf.create({section: {setting: {field: inner}} if ranged else {name: inner}})
 
 
 def _axes(file: _File, planned: bool, problems: list[str]) -> Iterator[Axis]:
