@@ -15,6 +15,7 @@ from rich.console import Console
 from calibration.reproduction import beside, causes, draws, page, pairs
 from calibration.reproduction.machine import MODEL, Doubt, calibrated, workload
 from calibration.reproduction.predict import IMAGES, READINGS
+from calibration.samples import machine
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.output import whole_file
@@ -44,10 +45,11 @@ def write(folder: Path, console: Console) -> None:
 
 
 def found(tell: Tell) -> dict[str, Any]:
-    """All numbers of the page."""
+    """All numbers of the page, and where, when and by which commit they were found."""
     drawn = draws.drawn(tell)
     same, own = layer_traces()
     return {
+        "meta": machine(),
         "draws": drawn,
         "told": draws.told(drawn),
         "causes": {reading: causes.found(reading, tell) for reading in READINGS},
