@@ -1,14 +1,15 @@
 """What searching finds, against the rules of thumb: DiT-MoE-XL, 8 ranks, 50 steps, 4, 16 and 32 images a rank, on
 8 x RTX 4090 and 8 x H100.
 
-    python benchmarks/search.py [layers] [order] [verify] [digits] [8x-rtx4090] [8x-h100]
+    python benchmarks/search.py [layers] [order] [verify] [digits] [8x-rtx4090] [8x-h100] [again]
 
 layers: which layers to synchronise, alone and with slots at intervals, against deep, shallow and staggered; by mean age
 and by what the digits model's images lose (sim/vulnerabilities).  Intervals: the middle 90 % of 64 draws of each
 cluster's uncertain numbers (sim/inputs.py), the same for both that are compared.  order: local search from the named
 schedules, at no higher mean age.  verify: winners on two real ranks against one process, float64.  digits: winners of a
 search on the digits model, judged by its real images.  Without words, all.  Adds to
-benchmarks/results/search.json what is not there, and to each part which command, commit and machine made it last."""
+benchmarks/results/search.json what is not there (again: anew), and to each part which command, commit and machine
+made it last."""
 
 from __future__ import annotations
 
@@ -260,12 +261,22 @@ def missing(part: str, run: Run) -> bool:
     return all((row["cluster"], row["images"]) != found for row in read().get(part, []))
 
 
+def forget(parts: Sequence[str], some: Sequence[Run]) -> None:
+    """Takes out what the results have of these machines and batches, so that it is found anew."""
+    results, theirs = read(), {(run.cluster.name, run.workload.images) for run in some}
+    for part in {*parts} & {"layers", "order"}:
+        results[part] = [row for row in results.get(part, []) if (row["cluster"], row["images"]) not in theirs]
+    TARGET.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main(words: Sequence[str]) -> None:
     """The parts named, on the clusters named; all without words."""
-    wanted = [word for word in words if word not in CLUSTERS] or ["layers", "order", "verify", "digits"]
+    wanted = [word for word in words if word not in (*CLUSTERS, "again")] or ["layers", "order", "verify", "digits"]
     clusters = [Cluster.load(word).name for word in words if word in CLUSTERS]
     some = [run for run in runs() if not clusters or run.cluster.name in clusters]
     made = machine()  # before anything is written, which would be a change
+    if "again" in words:
+        forget(wanted, some)
     for run in some:
         if "layers" in wanted and missing("layers", run):
             keep("layers", layers_of(run), made)
