@@ -95,7 +95,7 @@ def survived() -> str:
         f"{kills['points']:,} points survived {kills['kills']} SIGKILLs at random ({struck}): every point there once"
     )
     drawn = f"{fuzz['finished']:,} finished, {refused:,} were refused in words, {fuzz['failed']} ended in any other way"
-    longest = f"{fuzz['longest draw in s']:.1f} s"
+    longest = f"{fuzz['longest draw in s']:.2f} s"
     return (
         f"{killed}, and {differ} rows that differ from a sweep left in peace ({measured('sweep_kills')}).\n\n"
         f"Of {fuzz['draws']:,} points drawn by a fuzzer (settings out of range or of other types, stirred schedules,\n"

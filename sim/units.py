@@ -28,7 +28,7 @@ def units_of(name: str) -> dict[str, float]:
     """Unit -> SI factor for a quantity called `name` ("link.latency_s"); empty for a plain number ("ranks")."""
     last = "_" + name.rsplit(".", 1)[-1]
     suffix = max((s for s in UNITS if last.endswith(s)), key=len, default="")
-    return UNITS.get(suffix, {})
+    return {} if suffix == "_s" and last.endswith("_per_s") else UNITS.get(suffix, {})  # images_per_s: no seconds
 
 
 def quantity(name: str, value: object) -> float:

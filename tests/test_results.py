@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cli import main
-from sim.sweeps.results import chosen, comparison_lines, export, front, pareto, read_results
+from sim.sweeps.results import chosen, comparison_lines, export, front, lacking_lines, pareto, read_results
 from sim.sweeps.store import Store
 from sim.trace import Trace
 
@@ -153,21 +153,29 @@ def test_two_sweeps_are_compared_point_by_point(folder: Path, run: Callable[...,
     assert out.count("+25.000%") == 4  # the most in the table, and three points
     code, out, _ = run(folder, "--against", folder)
     assert "+0.000%" in out
-    assert "change" not in out
+    assert not [line for line in out.splitlines() if line.split()[-1:] == ["change"]], "no table of points that differ"
+    code, out, _ = run(folder, "--against", folder, "--where", "images == 4")
+    assert "4 points in both, 0 only here, 0 only there" in out
 
 
 def test_sweeps_without_a_common_point_are_told_why(folder: Path) -> None:
     table = read_results(folder)
-    other = table.assign(key=table["key"] + "x", cluster="8x-a100")
+    other = table.assign(key=table["key"] + "x", cluster="8x-a100", steps=[4, None] * 6)
     assert comparison_lines(table, other) == [
-        "0 points in both, 12 only here, 12 only there", "cluster differs in all: cpu-2-ranks here, 8x-a100 there"
-    ]  # fmt: skip
+        "0 points in both, 12 only here, 12 only there",
+        "steps differs in all: 3 here, 4.0, nan there",
+        "cluster differs in all: cpu-2-ranks here, 8x-a100 there",
+    ]
 
 
 def test_a_front_says_which_rows_it_cannot_rank(folder: Path, run: Callable[..., Any]) -> None:
     code, out, err = run(folder, "--pareto", "makespan_s,quality")
     assert (code, out) == (0, "no row is left\n")
-    assert err == "12 rows are left out, which have no quality (engine lockstep)\n"
+    assert err == "12 rows are left out, which have no quality\n"
+    table = read_results(folder)
+    table.loc[table["schedule"] == "dice", "exposed_s"] = np.nan
+    [line] = lacking_lines(table, ["makespan_s", "exposed_s"])
+    assert line == "3 rows are left out, which have no exposed_s (engine lockstep)"
 
 
 def test_a_damaged_part_is_named(folder: Path, run: Callable[..., Any], tmp_path: Path) -> None:
@@ -211,6 +219,7 @@ def test_a_point_runs_again_with_a_trace(folder: Path, run: Callable[..., Any], 
         (("--pareto", ""), "there is no column"),
         (("--export", "x.doc"), "should end in one of"),
         (("--rerun", "0123", "--where", "images == 4"), "--where has no effect beside --rerun"),
+        (("--against", "elsewhere", "--head", "3"), "--head has no effect beside --against"),
         (("--export", "x.csv", "--against", "elsewhere"), "--against has no effect beside --export"),
         (("--where", "schedule < 3"), "does with texts what only numbers can: schedule holds texts"),
     ],

@@ -101,6 +101,13 @@ filters: [imagess > 3, images <]
         (("[sync,", "[sync, 3,"), r"axes\.schedule\[1\]: 3: input should be a valid string"),
         (("[sync,", "[sync, ' ',"), r"axes\.schedule\[1\]: ' ' is blank"),
         (("images: [1, 2]", "cluster.link.scope: [1, wide]"), "all numbers, or all texts"),
+        (
+            ("images: [1, 2]", "cluster.link.*: [1]\n  cluster.link.latency_s: [2]"),
+            r"link\.\*: says what cluster.link.lat",
+        ),
+        (("[sync,", "[null,"), r"axes\.schedule\[0\]: null: it has to be given"),
+        (("steps: 3", "steps: 3, schedule: null"), r"base\.schedule: null: it has to be given"),
+        (("base:", "search: settings\nbase:"), "is a search, not a sweep: python -m sim search"),
         (("images: [1, 2]", "cluster.: [1]"), "'cluster.' names nothing"),
         (("images: [1, 2]", "cluster.ranks: [1.0e+9, false]"), "with False, no point can be run: .*ranks=0 should be"),
         (("[1, 2]", "[1, [2]]"), "should be one value"),
@@ -151,6 +158,11 @@ filters: ["images", "images > 'a'", "images / 0 > 1", "nobody == 1"]
          "placement: [bar]}", {"axes.mesh": "foo", "axes.placement": "bar"}),
         ("base: {model: tiny, steps: 3, cluster: 8x-h100, mesh: foo}\naxes: {schedule: [sync, dice]}",
          {"base.mesh": "foo"}),
+        ("base: {model: S, cluster: 8x-h100, schedule: sync, steps: 2}\naxes: {images: [1, 2], "
+         "cluster.compute.gpu.peak.bf16: {low: 1.0e+14, high: 1.0e+15, count: 10}}",
+         {"axes.cluster.compute.gpu.peak.bf16": "there is no gpu"}),
+        ("base: {model: S, cluster: 8x-h100, schedule: sync, steps: 0}\naxes: {pixels: [255]}",
+         {"base.steps": "0", "axes.pixels": "255"}),
         ("base: {model: tiny, steps: 3, schedule: sync}\naxes: {cluster: [8x-h100, 8x-a100], cluster.name: [3]}",
          {"axes.cluster.name": "name"}),
         ("base: {model: tiny, steps: 3, cluster: cpu-2-ranks, schedule.stride: 2}\naxes: {schedule: [sync], "
@@ -234,6 +246,16 @@ def test_drawn_points_are_seeded_in_range_and_together_by_list_of_ops(make: Make
     assert 0.35 < (factors < 1).mean() < 0.65  # evenly on the logarithmic axis
     schedules = [p["schedule"] for p in drawn[0]]
     assert sum(a != b for a, b in pairwise(schedules)) == 2
+
+
+def test_of_many_numbers_the_least_the_greatest_and_one_between_are_looked_at(make: Make) -> None:
+    keep = ", ".join(f"{n / 10}" for n in range(10))
+    text = SMALL.replace("images: [1, 2]", f"keep: [{keep}]")
+    with pytest.raises(ValueError, match=r"with 0\.0, no point can be run") as caught:
+        make(text)
+    assert "0.5" in str(caught.value)
+    assert "0.9" in str(caught.value)
+    assert "0.1," not in str(caught.value)
 
 
 def test_points_drawn_twice_are_there_once(make: Make) -> None:
@@ -320,6 +342,16 @@ def test_seeds_of_a_machine_that_interferes_are_walked(jitter: dict[str, float],
     assert [*found.error] == [*want.error]
     for mine, theirs in zip(found[:6], want[:6], strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_gpu_named_in_an_axis_is_a_gpu_like_the_cluster_s_own(make: Make) -> None:
+    sweep = make("base: {model: S, steps: 2, schedule: sync, images: 4, cluster: 8x-h100}\n"
+                 "axes: {cluster.compute.gpu: [null, h100_sxm, l40s]}\n")  # fmt: skip
+    own, named, other = rows_of(Points(sweep).chunk(0, 3), sweep.sources).to_pylist()
+    settings = ("key", "cluster.compute.gpu")
+    assert {**own, **dict.fromkeys(settings)} == {**named, **dict.fromkeys(settings)}
+    assert (own["memory_fits"], other["memory_fits"]) == (True, True)
+    assert other["makespan_s"] > own["makespan_s"]
 
 
 def test_memory_counts_the_channels_of_each_point(make: Make) -> None:

@@ -20,6 +20,7 @@ from test_sweep import SMALL, Make
 from sim.cli import main
 from sim.sweeps.point import Sources
 from sim.sweeps.points import Chunk, Points, row_keys
+from sim.sweeps.provenance import version
 from sim.sweeps.rows import rows_of
 from sim.sweeps.run import run_sweep
 from sim.sweeps.store import Store, opened, part_bytes
@@ -166,6 +167,21 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="no results of a sweep"), opened(tmp_path / "other", "x", MADE, {}):
         pass
+
+
+def test_a_program_that_has_changed_since_its_commit_is_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[str] = []
+
+    def git(home: Path, *words: str) -> list[str]:
+        return [str(home), "0123456789abcdef"] if words[0] == "rev-parse" else changes
+
+    monkeypatch.setattr("sim.sweeps.provenance._git", git)
+    assert version().endswith("+0123456789ab")
+    changes.append(" M sim/sweeps/rows.py")
+    before = version()
+    assert ".changed-" in before
+    monkeypatch.setattr("sim.sweeps.provenance._content", lambda folder: "other")
+    assert version() != before
 
 
 def test_one_process_at_a_time_and_leftovers_of_a_killed_one_go(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def results(
         print(f"{export}: {len(rows)} rows")
     elif against is not None:
         print(*(f"{where}: version {Store(where).manifest()['version']}" for where in (folder, against)), sep="\n")
-        print(*asked.comparison_lines(rows, asked.read_results(against)), sep="\n")
+        theirs = asked.chosen(asked.read_results(against), where or [], [], None)
+        print(*asked.comparison_lines(rows, theirs), sep="\n")
     elif any(asks[name] is not None for name in ("--where", "--sort", "--head", "--columns", "--pareto")):
         print(*asked.rows_table(rows, () if columns is None else columns.split(",")), sep="\n")
     else:
@@ -75,7 +76,10 @@ def _check(given: list[str], rerun: str | None, save: Path | None) -> None:
         raise ValueError("--save has no effect without --rerun")
     if rerun is not None and given:
         raise ValueError(f"{', '.join(given)} has no effect beside --rerun, which names its point")
-    for first, others in (("--export", ("--against", "--columns")), ("--against", ("--columns",))):
+    for first, others in (
+        ("--export", ("--against", "--columns")),
+        ("--against", ("--columns", "--sort", "--head", "--pareto")),
+    ):
         if first in given and (idle := [name for name in others if name in given]):
             raise ValueError(f"{idle[0]} has no effect beside {first}")
 

@@ -7,6 +7,7 @@ to run any."""
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ from sim.gpu import Gpu
 from sim.sweeps.point import Sources, build_model, build_schedule, build_workload, machine_tables
 
 _TRIES = 64
-_ALWAYS = ("schedule", "cluster")  # without which there is no point
+_FEW = 4  # values of a setting that others are tried with
+_ALWAYS = ("schedule", "cluster", "steps")  # without which there is hardly a point
 Settings = Mapping[str, Any]
 Choices = Mapping[str, Sequence[Any]]  # setting -> its values
 
@@ -26,62 +28,76 @@ def blame(base: Settings, axes: Choices, sources: Sources) -> Iterator[tuple[str
     """(setting, "with 'value', no point can be run: why") of every value at fault, as far as can be seen without
     running any; (setting, why) if all its values are, for one reason; ("", why) if none is, and yet no point can be
     run."""
-    given: Choices = {**{key: (value,) for key, value in base.items()}, **axes}
-    suited = {key: [each for each in values if _runs({**given, key: (each,)}, sources)] for key, values in axes.items()}
+    judge, given = _Judge(sources), {**{key: (value,) for key, value in base.items()}, **axes}
+    suited = {key: [each for each in values if judge.runs({**given, key: (each,)})] for key, values in axes.items()}
     none_runs = any(not suited[key] for key in axes)
-    suspects = {key: [each for each in values if each not in suited[key]] for key, values in axes.items()}
-    suspects |= {key: [value] for key, value in base.items() if none_runs and value is not None}
-    freed = {key: _freed(key, values, suited.get(key, [] if none_runs else values)) for key, values in given.items()}
+    suited |= {key: [] if none_runs else [value] for key, value in base.items()}
     accused = False
-    for key, values in suspects.items():
-        own = [_own_problem(key, value, given[key], freed, sources) for value in values]
+    for key, values in given.items():
+        own = [judge.own_problem(key, each, given, suited) if each not in suited[key] else "" for each in values]
         accused = accused or any(own)
-        if own and own[0] and len(own) == len(given[key]) and len({*own}) == 1:
+        if own[0] and len({*own}) == 1:
             yield key, own[0]
         else:
             told = zip(values, own, strict=True)
             yield from ((key, f"with {value!r}, no point can be run: {why}") for value, why in told if why)
     if none_runs and not accused:
         first = next(_combinations(given))
-        yield "", f"no point can be run: {'; '.join(point_problems(first, sources))}"
+        yield "", f"no point can be run: {'; '.join(judge.problems(first))}"
 
 
-def _freed(key: str, values: Sequence[Any], suited: Sequence[Any]) -> Sequence[Any]:
-    """What others may have at `key` while a suspect is looked at: what suits, or anything, and nothing."""
-    return suited or ([*values] if key in _ALWAYS else [*values, None])
+class _Judge:
+    """Looks at points, at each once."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._known: dict[str, list[str]] = {}
+
+    def problems(self, point: Settings) -> list[str]:
+        """`point_problems`."""
+        name = repr(sorted((key, value) for key, value in point.items() if value is not None))
+        if name not in self._known:
+            self._known[name] = point_problems(point, self._sources)
+        return self._known[name]
+
+    def runs(self, choices: Choices) -> bool:
+        """Whether any of these points can be run."""
+        return any(not self.problems(point) for point in _combinations(choices))
+
+    def own_problem(self, key: str, value: Any, given: Choices, suited: Choices) -> str:
+        """What is wrong with all points of this value, and not without it; "" if there is a point that can be run,
+        even if only with others left away."""
+        own = ""
+        for point in _freed({**given, key: (value,)}, {**suited, key: (value,)}):
+            problems = self.problems(point)
+            if not problems:
+                return ""
+            if not own:
+                others = [{**point, key: other} for other in (None, *given[key][:_FEW]) if other != value]
+                spared = [{*self.problems(each)} for each in others]
+                own = next((problem for problem in problems if any(problem not in each for each in spared)), "")
+        return own
 
 
-def _runs(choices: Choices, sources: Sources) -> bool:
-    return any(not point_problems(point, sources) for point in _combinations(choices))
-
-
-def _own_problem(key: str, value: Any, values: Sequence[Any], freed: Choices, sources: Sources) -> str:
-    """What is wrong with all points of this value, and not without it; "" if there is a point that can be run."""
-    own = ""
-    for point in _combinations({**freed, key: (value,)}):
-        problems = point_problems(point, sources)
-        if not problems:
-            return ""
-        if not own:
-            others = [{**point, key: other} for other in (None, *values[:_TRIES]) if other != value]
-            spared = [{*point_problems(each, sources)} for each in others]
-            own = next((problem for problem in problems if any(problem not in each for each in spared)), "")
-    return own
+def _freed(given: Choices, suited: Choices) -> Iterator[dict[str, Any]]:
+    """Points of values that suit, as far as there are; where none do, one setting left away, then all, then any."""
+    best = {key: suited[key][:_FEW] or values[:_FEW] for key, values in given.items()}
+    free = [key for key in given if not suited[key] and key not in _ALWAYS]
+    yield from itertools.islice(_combinations(best), _FEW)
+    yield from ({**next(_combinations(best)), key: None} for key in free)
+    yield from itertools.islice(_combinations({**best, **dict.fromkeys(free, (None,))}), _FEW)
+    yield from _combinations({**best, **{key: (*best[key], None) for key in free}})
 
 
 def _combinations(choices: Choices) -> Iterator[dict[str, Any]]:
     """All combinations, or the first and some at random where there are many."""
-    size = 1
-    for each in choices.values():
-        size *= len(each)
+    size = math.prod(len(each) for each in choices.values())
     if size <= _TRIES:
-        for values in itertools.product(*choices.values()):
-            yield dict(zip(choices, values, strict=True))
+        yield from (dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values()))
         return
     draw = random.Random(0)
     yield {key: each[0] for key, each in choices.items()}
-    for _ in range(_TRIES - 1):
-        yield {key: draw.choice(each) for key, each in choices.items()}
+    yield from ({key: draw.choice(each) for key, each in choices.items()} for _ in range(_TRIES - 1))
 
 
 def point_problems(point: Settings, sources: Sources) -> list[str]:

@@ -58,7 +58,7 @@ def sweep_of(tables: Any, path: Path | str) -> Sweep:
 
     Raises ValueError with a line for everything that is wrong."""
     problems = list[str]()
-    file, planned = _sections(tables, problems)
+    file, planned = _sections(tables, path, problems)
     axes = [*_axes(file, planned, problems)]
     base = {key: _si(f"base.{key}", key, value, problems) for key, value in file.base.items()}
     problems += setting_problems(base, axes, file.axes)
@@ -74,8 +74,12 @@ def sweep_of(tables: Any, path: Path | str) -> Sweep:
     return Sweep(base, tuple(axes), file.plan, tuple(file.filters), sources)
 
 
-def _sections(tables: Any, problems: list[str]) -> tuple[_File, bool]:
-    """What can be made out of the file, section by section; and whether the plan could."""
+def _sections(tables: Any, path: Path | str, problems: list[str]) -> tuple[_File, bool]:
+    """What can be made out of the file, section by section; and whether the plan could.
+
+    Raises ValueError if it is a search's."""
+    if "search" in tables:
+        raise ValueError(f"{path}: is a search, not a sweep: python -m sim search {path}")
     faulty = set[Any]()
     try:
         file = _File.model_validate(tables)

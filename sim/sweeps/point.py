@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from sim.cluster import Cluster, cluster_tables
+from sim.gpu import Gpu
 from sim.load import load_schedule
 from sim.mesh import Mesh
 from sim.models import load_model
@@ -119,7 +120,7 @@ def machine_tables(settings: Mapping[str, Any], sources: Sources) -> Any:
     changes = {key: v for key, v in settings.items() if key.startswith(("cluster.", TIMES)) and v is not None}
     if settings.get("ranks") is not None:
         changes = {"cluster.ranks": settings["ranks"], **changes}
-    for key in sorted(changes, key=lambda each: each.startswith(TIMES)):
+    for key in sorted(changes, key=lambda each: (each.startswith(TIMES), each != "cluster.compute.gpu")):
         tables = changed(tables, key, changes[key])
     return tables
 
@@ -137,7 +138,7 @@ def changed(tables: Any, key: str, value: Any) -> Any:
     times = key.startswith(TIMES)
     path = key.removeprefix(TIMES).removeprefix("cluster.").split(".")
     if path == ["compute", "gpu"]:
-        return {**tables, "compute": {"gpu": value}}
+        return {**tables, "compute": asdict(Gpu.load(str(value)))}
     return _at(tables, path, key, value, times)
 
 

@@ -16,7 +16,7 @@ from sim.output import whole_file
 from sim.show import grid
 from sim.sweeps.failures import failure_lines
 from sim.sweeps.formula import Formula
-from sim.sweeps.rows import RESULTS
+from sim.sweeps.rows import RESULTS, SAID_BY_ENGINES
 from sim.sweeps.store import Store
 from sim.units import readable, units_of
 
@@ -90,7 +90,9 @@ def lacking_lines(table: pd.DataFrame, objectives: Sequence[str]) -> list[str]:
     names = [_known(table, name) for name in objectives]
     ran = table[table["error"].isna()]
     lacks = {name: ran[ran[name].isna()] for name in names}
-    return [f"{len(rows)} rows are left out, which have no {name} (engine {', '.join(sorted({*rows['engine']}))})"
+    told = {name: f" (engine {', '.join(sorted({*rows['engine']}))})" if name in SAID_BY_ENGINES else ""
+            for name, rows in lacks.items()}  # fmt: skip
+    return [f"{len(rows)} rows are left out, which have no {name}{told[name]}"
             for name, rows in lacks.items() if len(rows)]  # fmt: skip
 
 
@@ -136,7 +138,7 @@ def export(table: pd.DataFrame, path: Path) -> None:
 
 def rows_table(table: pd.DataFrame, columns: Sequence[str] = ()) -> list[str]:
     """A line a row: these columns, or the settings in which rows differ, and results."""
-    names = [_known(table, name) for name in columns] or _telling(table)
+    names = [_known(table, name.strip()) for name in columns] or _telling(table)
     if table.empty:
         return ["no row is left"]
     return grid(names, [[_cell(name, row[name]) for name in names] for _, row in table.iterrows()])
@@ -162,13 +164,14 @@ def summary_lines(table: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]
     engines = table["engine"].value_counts()
     lines = [f"{len(table)} of {manifest['points']} points, by version {manifest['version']}"]
     lines += [f"{count} by {engine}" for engine, count in engines.items()]
-    return [*lines, *failure_lines(table["error"])]
+    rows = "rows: --sort makespan_s --head 10; the best: --pareto makespan_s,mean_age_steps"
+    return [*lines, *failure_lines(table["error"]), rows]
 
 
 def _apart(ours: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[str]:
     """Why two sweeps have no point in common: a point is known by all of its settings."""
     for name in [name for name in {**ours, **theirs} if name not in RESULTS and name != "key"]:
-        here, there = ({*table[name].astype(str)} if name in table else {"nothing"} for table in (ours, theirs))
+        here, there = ({*map(str, table[name])} if name in table else {"nothing"} for table in (ours, theirs))
         if here.isdisjoint(there):
             yield f"{name} differs in all: {_few(here)} here, {_few(there)} there"
 

@@ -46,6 +46,7 @@ _FLOATS = (
     "makespan_s", "images_per_s", "computing_alone_s", "communicating_alone_s", "stalled_s", "exposed_s",
     "communication_share", *Facts._fields, "quality",
 )  # fmt: skip
+SAID_BY_ENGINES = ("stalled_s", "exposed_s", "communication_share")  # by some of them
 RESULTS = (*_FLOATS, "memory_fits", "engine", "error")
 _KINDS = {**dict.fromkeys(_FLOATS, "double"), "memory_fits": "bool", "engine": "string", "error": "string"}
 _KINDS |= dict.fromkeys(("oldest_age_steps", "oldest_attention_steps"), "int64")

@@ -83,9 +83,9 @@ def _local(processes: int) -> Any:
                 return distributed().LocalCluster(
                     n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
                 )
-        except RuntimeError:
+        except RuntimeError as error:
             if attempt == _STARTS - 1:
-                raise
+                raise ConnectionError(f"{processes} workers could not be started: {error}") from error
     raise AssertionError("it returns or raises")
 
 
