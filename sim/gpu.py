@@ -166,6 +166,7 @@ def _problems(gpu: Gpu) -> Iterator[str]:
     yield from (f"sources.{key}: there is no such field" for key in gpu.sources if key not in names)
     yield from number_problems(asdict(gpu))
     yield from fit_problems(gpu.gemm)
+    yield from (f"measured.{dtype}: has no products" for dtype, points in gpu.measured.items() if not points)
     for dtype, points in gpu.measured.items():
         if bad := [point for point in points if not all(0 < value < math.inf for value in point)]:
             yield f"measured.{dtype}: {list(bad[0])} should be m, n, k and seconds, all above 0"

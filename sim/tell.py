@@ -51,7 +51,7 @@ def _images(trace: Trace, around: Around) -> list[list[str]]:
     without = f" (without {' and '.join(missing)})" if missing else ""
     return [
         ["images a second", f"{made.per_s:.4g}{'' if around.decode_s is not None else ' (without decoding)'}"],
-        ["images a GPU-hour", f"{made.per_gpu_hour:.4g}"],
+        ["images a GPU-hour", f"{made.per_gpu_hour:,.0f}"],
         ["first image after", readable("_s", made.first_image_s) + without],
     ]
 

@@ -248,6 +248,14 @@ def _draw_arrows(panel: _Panel, axes: Axes, points_per_ms: float) -> None:
                               path_effects=[withStroke(linewidth=1.5, foreground="white")])  # fmt: skip
 
 
+def _lane(panel: _Panel, stream: str) -> str:
+    """What a stream is called: of several communicators, by the kinds of ops that each carries."""
+    if stream == "compute" or len(panel.streams) == 2:
+        return stream
+    kinds = dict.fromkeys(op.kind for op in panel.trace.schedule.ops if op.stream == stream)
+    return f"communication {' '.join(kinds)}"
+
+
 def _dress(panel: _Panel, axes: Axes) -> None:
     """Title, names of the rows, grid, and a line where the panel's own time ends."""
     trace, whole = panel.trace, readable("_s", panel.trace.makespan_s)
@@ -260,7 +268,7 @@ def _dress(panel: _Panel, axes: Axes) -> None:
     axes.annotate(title, (0, 1), (2 - _LEFT_IN * 72, 4), "axes fraction", fontsize=min(_TEXT_PT + 0.5, fits_pt), **left)
     axes.set_ylim(panel.rows + 0.1, -0.1)
     rows = [(panel.top(n, stream) + 0.5, stream) for n in range(len(panel.ranks)) for stream in panel.streams]
-    axes.set_yticks([y for y, _ in rows], [stream for _, stream in rows], fontsize=_TEXT_PT - 0.5)
+    axes.set_yticks([y for y, _ in rows], [_lane(panel, stream) for _, stream in rows], fontsize=_TEXT_PT - 0.5)
     for n, rank in enumerate(panel.ranks):
         beside = (0, panel.top(n, "compute") + 0.5)
         axes.annotate(f"rank {rank}", beside, (2 - _LEFT_IN * 72, 0), ("axes fraction", "data"),

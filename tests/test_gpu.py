@@ -60,6 +60,7 @@ def test_a_dtype_that_a_gpu_lacks_is_answered_with_those_it_has() -> None:
             r"measured.bf16: \[16, 16, 0, 1.0\] should be m, n, k and seconds",
         ),
         ({"measured": {"bf16": ((16, 16, 16, 1.0),) * 2}}, "measured.bf16: a shape stands there twice"),
+        ({"measured": {"bf16": ()}}, "measured.bf16: has no products"),
         ({"measured": {"fp4": ()}}, "measured: no peak for 'fp4', only fp32_flops_per_s"),
     ],
 )

@@ -106,6 +106,17 @@ def test_a_step_is_cut_out_at_its_solver_steps(schedule: Schedule) -> None:
     assert any(box[1] for box in drawn) == (schedule.name != "sync"), "ops of older tokens run inside"
 
 
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [({}, ["compute", "communication"]),
+     ({"communicators": "N+DC"}, ["compute", "communication N", "communication D C"])],
+)  # fmt: skip
+def test_several_communicators_are_called_by_what_they_carry(settings: dict[str, str], names: list[str]) -> None:
+    trace = run(load_schedule("displaced", 3, 2, counts="blocking", **settings))
+    [axes] = [axes for axes in draw_timeline([trace], ranks=[0]).axes if axes.collections]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+
+
 def test_panels_share_one_axis_and_begin_at_their_own_zero() -> None:
     traces = [run(schedule) for schedule in NAMED]
     panels = draw_timeline(traces, step=2, labels=["one", "two", "three"]).axes
