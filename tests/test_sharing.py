@@ -253,13 +253,8 @@ def test_communication_takes_a_share_of_the_multiprocessors() -> None:
         ),
         ({"interference": Interference(multiprocessors=1.0)}, "interference.multiprocessors=1 should be below 1"),
         ({"interference": Interference(multiprocessors=0.1, rate_at={0.1: 0.0})}, "rate_at.0.1=0 should be above 0"),
-        (
-            {"interference": Interference(multiprocessors=0.1)},
-            "multiprocessors has no effect: link.transport=copy-engine",
-        ),
-        ({"host": Host(priority=False)}, "host.priority=false has no effect: link.transport=copy-engine"),
     ],
 )
-def test_settings_without_effect_are_refused(changes: dict[str, object], why: str) -> None:
+def test_shares_and_rates_that_cannot_be_are_refused(changes: dict[str, object], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        cluster(2, link=replace(SWITCH, transport="copy-engine"), **changes)
+        cluster(2, link=SWITCH, **changes)
