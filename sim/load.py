@@ -19,6 +19,10 @@ from sim.schedule import Schedule, ScheduleError
 from sim.schedules import SCHEDULES
 
 _SAID = ("steps", "layers", "top_k", "micro_batches", "pieces", "experts")  # what a text says of itself
+_SIZES = {  # what is no setting, and where it is said
+    "steps": "--steps on a command line, steps in a sweep or a search",
+    "layers": "--model or --layers on a command line, model in a sweep or a search",
+}
 
 
 def sources(words: Sequence[str]) -> list[str]:
@@ -49,10 +53,13 @@ def load_schedule(
     """The schedule that `source` names, with the settings written there and in `settings` (None: not given), checked.
     `text`: what the file that it names holds, where it has been read.
 
-    A text file says how many steps and layers it has; other sources have to be told.  Raises ScheduleError for an
-    unknown name, a setting that is unknown or without effect, or a file that cannot be read or says otherwise."""
+    A text file says how many steps and layers it has; other sources have to be told, and not as a setting.  Raises
+    ScheduleError for an unknown name, a setting that is unknown or without effect, or a file that cannot be read or
+    says otherwise."""
     name, *words = source.split()
     written = dict(_pair(source, word) for word in words)
+    if key := next((key for key in _SIZES if key in written), None):
+        raise ScheduleError(f"{source}: {key}={written[key]} is no setting of a schedule; say {_SIZES[key]}")
     if twice := [key for key in written if settings.get(key) is not None and str(settings[key]) != written[key]]:
         raise ScheduleError(f"{source}: {twice[0]} is also given as {settings[twice[0]]}")
     settings = {**{key: value for key, value in settings.items() if value is not None}, **written}
@@ -110,7 +117,7 @@ def _called(path: str, function: str, steps: int | None, layers: int | None, set
     if steps is None or layers is None:
         raise ScheduleError(f"{path}: say how many steps and layers")
     make = _function(path, function)
-    taken = inspect.signature(make).parameters
+    taken = dict([*inspect.signature(make).parameters.items()][2:])  # the first two are steps and layers
     own = {key: _like(taken[key].default, value) for key, value in settings.items() if key in taken}
     try:
         made = make(steps, layers, **own)

@@ -261,6 +261,7 @@ BAD = {
     "show interweaved": "interweaved: say how many steps and layers",
     "show sync --steps 3": "sync: say how many layers",
     "show sync --steps 0 --layers 2": "steps=0 should be at least 1",
+    "show sync steps=3 --layers 2": "steps=3 is no setting of a schedule; say --steps on a command line",
     "show sync warm_up=1 --steps 3 --layers 2": "sync: warm_up=1 has no effect",
     "show displaced warm_up=3 --steps 3 --layers 2": "warm_up=3 should be at most 2",
     "show warm_up=3 displaced --steps 3 --layers 2": "'warm_up=3' is a setting; write the schedule before it",

@@ -276,6 +276,10 @@ def test_a_function_in_a_users_own_file_is_a_schedule(tmp_path: Path) -> None:
         load_schedule(f"{file}:zag", 4, 2)
     with pytest.raises(ScheduleError, match="'three' should be a number, as 2"):
         load_schedule(f"{file}:zigzag turns=three", 4, 2)
+    file.write_text(ZIGZAG.replace("steps, layers,", "n, layers,").replace("{steps}", "{n}").replace("(steps)", "(n)"))
+    with pytest.raises(ScheduleError, match="has no setting n; the settings are"):
+        load_schedule(f"{file}:zigzag n=3", 4, 2)
+    file.write_text(ZIGZAG)
     with pytest.raises(ScheduleError, match=r"mine\.py: say how many steps and layers"):
         load_schedule(f"{file}:zigzag", 4)
     file.write_text("def bad(steps, layers:")
@@ -353,6 +357,18 @@ def test_a_file_needs_no_size_and_is_the_schedule_it_prints(tmp_path: Path) -> N
 def test_what_names_no_schedule_is_refused(source: str, settings: dict[str, int], why: str) -> None:
     with pytest.raises(ScheduleError, match=why):
         load_schedule(source, **settings)
+
+
+@pytest.mark.parametrize(
+    "source", ["sync steps=4", "dice layers=2 stride=2", "{mine}:zigzag steps=4", "{text} layers=2"]
+)
+def test_steps_and_layers_are_no_settings_of_one_schedule(tmp_path: Path, source: str) -> None:
+    mine, text = tmp_path / "mine.py", tmp_path / "mine.txt"
+    mine.write_text(ZIGZAG)
+    text.write_text(str(load_schedule("sync", 4, 2)))
+    key = "steps" if "steps" in source else "layers"
+    with pytest.raises(ScheduleError, match=f"{key}=[42] is no setting of a schedule; say --.* in a sweep or a search"):
+        load_schedule(source.format(mine=mine, text=text), 4, 2)
 
 
 def test_settings_follow_their_schedule() -> None:
