@@ -1,10 +1,10 @@
 """Advice: which schedule to run, on a machine, for so many images, within limits; and how sure that is.
 
-Candidates are the named methods, exact rivals, fewer bytes, caching, and synchronous steps that are as few as the
-latency of a stale schedule pays for.  Each is evaluated on draws of the cluster's uncertain numbers (sim/inputs.py),
-the same for all: an interval of each, and of each pair the share of draws in which one is faster.  What costs images
-something that is in no number here (rounded rows, stale keys and values; fewer steps, unless a vulnerability says) is
-not ranked beside the rest.  It knows what is compared and what limits mean; it refuses to know how an image looks:
+Candidates are the named methods, exact rivals, fewer bytes, caching, and fewer steps: as many as the latency of a stale
+schedule pays for, and as the limits ask for (sim/fewer.py).  Each is evaluated on draws of the cluster's uncertain
+numbers (sim/inputs.py), the same for all: an interval of each, and of each pair the share of draws in which one is
+faster.  What costs images something that is in no number here (rounded rows, stale keys and values; fewer steps, unless
+a vulnerability says) is not ranked beside the rest.  It knows what is compared; it refuses to know how an image looks:
 quality is a mean age, or what a vulnerability's file estimates (sim/vulnerability.py)."""
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import numpy.typing as npt
 from sim.cluster import Cluster
 from sim.cluster_text import sources_of, unsourced
 from sim.cost import check_compute
+from sim.fewer import fewer_steps, shortened
 from sim.gpu import DTYPES, Gpu
+from sim.limits import Limits, missed
 from sim.load import load_schedule
 from sim.memory import channels_of
 from sim.rivals import contenders
@@ -37,16 +39,6 @@ STALE = (
 )  # fmt: skip
 PATCHES = ("patch_parallel", "distrifusion")
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is asked for; None: no limit.  quality: of a vulnerability's distance."""
-
-    mean_age: float | None = None
-    quality: float | None = None
-    memory_bytes: float | None = None
-    latency_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,11 +111,12 @@ def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
     """All candidates that can be run, best first: those within all limits, then those whose cost in images is in no
     number, then those beyond the limits.
 
-    Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it.  Raises
+    Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it, and of most
+    steps.  Raises
     ValueError, before anything is evaluated, for a dtype or a further candidate that cannot be."""
     _check_dtype(asked)
     options = [option for each in _candidates(asked) if (option := _option(asked, each, tell)) is not None]
-    options += _fewer_steps(asked, options, tell)
+    options += [option for each in _fewer(asked, options, tell) if (option := _option(asked, each, tell)) is not None]
     return sorted(options, key=lambda option: _order(asked, option))
 
 
@@ -155,14 +148,19 @@ def _candidates(asked: Asked) -> Iterator[_Candidate]:
             yield _Candidate(name, why, schedule, workload)
 
 
+def _fewer(asked: Asked, options: Sequence[Option], tell: Tell) -> Iterator[_Candidate]:
+    for source, plan in fewer_steps(asked, options, tell):
+        yield _Candidate(shortened(source, plan.steps), "fewer steps", plan, asked.workload)
+
+
 def _is_stale(plan: Schedule) -> bool:
     added = any(age for layers in plan.staleness() for slots in layers for age in slots)
     return added or any(map(any, plan.attention_staleness()))
 
 
-def _plan(asked: Asked, source: str, steps: int | None = None) -> Schedule:
+def _plan(asked: Asked, source: str) -> Schedule:
     model = asked.workload.model
-    return load_schedule(source, steps or asked.steps, model.layers, top_k=model.top_k)
+    return load_schedule(source, asked.steps, model.layers, top_k=model.top_k)
 
 
 def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
@@ -180,43 +178,9 @@ def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
     book = FactBook(one.schedule)
     facts = book.facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4, channels_of(asked.cluster))
     quality = None if asked.vulnerability is None else book.quality(one.workload, asked.vulnerability)
-    against = tuple(_against(asked.limits, float(outcome.makespan_s[0]), facts, quality, asked.vulnerability))
+    against = tuple(missed(asked.limits, float(outcome.makespan_s[0]), facts, quality))
     return Option(one.name, one.why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,
                   quality, against)  # fmt: skip
-
-
-def _against(
-    limits: Limits, makespan_s: float, facts: Facts, quality: float | None, vulnerability: Vulnerability | None
-) -> Iterator[str]:
-    """Limits that are not kept."""
-    age = facts.mean_age_steps
-    if limits.mean_age is not None and age > limits.mean_age:
-        yield f"mean age {age:.2f}"
-    if limits.mean_age is not None and facts.oldest_attention_steps:
-        yield "attention is stale"
-    if limits.quality is not None and (quality is None or quality > limits.quality):
-        yield "quality not known" if quality is None else f"quality {quality:.3g}"
-    if limits.memory_bytes is not None and facts.memory_bytes > limits.memory_bytes:
-        yield f"memory {facts.memory_bytes / 1e9:.1f} GB"
-    if limits.latency_s is not None and makespan_s > limits.latency_s:
-        yield "too slow"
-
-
-def _fewer_steps(asked: Asked, options: Sequence[Option], tell: Tell) -> list[Option]:
-    """Synchronous steps, as many as the latency of each stale schedule within limits pays for; each number once."""
-    sync = next((option for option in options if option.name == "sync"), None)
-    found: dict[int, Option] = {}
-    for stale in options:
-        if sync is None or stale.why != "stale" or stale.against or stale.makespan_s >= sync.makespan_s:
-            continue
-        most = int(stale.makespan_s / sync.makespan_s * asked.steps)
-        for few in range(min(asked.steps - 1, most + 1), 0, -1):
-            one = _Candidate(f"sync, {few} steps", "fewer steps", _plan(asked, "sync", few), asked.workload)
-            made = found.get(few) or _option(asked, one, tell)
-            if made is not None and made.makespan_s <= stale.makespan_s:
-                found[few] = made
-                break
-    return [*found.values()]
 
 
 def ranked_by(asked: Asked) -> str:
@@ -229,8 +193,8 @@ def ranked_by(asked: Asked) -> str:
 
 def _order(asked: Asked, option: Option) -> tuple[float, ...]:
     cost = option.facts.mean_age_steps if option.quality is None else option.quality
-    first = option.makespan_s if ranked_by(asked) == "makespan" else cost
-    return len(option.against), bool(option.unpriced), first, option.makespan_s
+    first = (option.makespan_s,) if ranked_by(asked) == "makespan" else (cost, -option.schedule.steps)
+    return len(option.against), bool(option.unpriced), *first, option.makespan_s
 
 
 def verdicts(options: Sequence[Option]) -> list[str]:

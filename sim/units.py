@@ -7,8 +7,8 @@ import re
 from decimal import Decimal
 
 UNITS: dict[str, dict[str, float]] = {
-    "_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9},
-    "_bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
+    "_s": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "h": 3600.0, "d": 86400.0},
+    "_bytes": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30},
     "_bytes_per_s": {
         "B/s": 1.0,
         "kB/s": 1e3,
@@ -50,10 +50,18 @@ def quantity(name: str, value: object) -> float:
         raise ValueError(f"{name}: {value!r} is too large or too small") from None
 
 
-def readable(name: str, value: float) -> str:
-    """`value` (SI) of the quantity called `name` in the largest unit that keeps it at 1 or above: "25 MB/s"."""
+def readable(name: str, value: float, digits: int | None = None) -> str:
+    """`value` (SI) of the quantity called `name` in the largest unit that keeps it at 1 or above: "25 MB/s".
+
+    digits: significant ones; 4 if not given, 6 of a plain number."""
     units = {size: unit for unit, size in units_of(name).items() if "i" not in unit}
     if not units:
-        return f"{value:.6g}"
+        return f"{value:.{digits or 6}g}"
     size = max((size for size in units if size <= abs(value)), default=min(units) if value else 1.0)
-    return f"{value / size:.4g} {units[size]}"
+    return f"{value / size:.{digits or 4}g} {units[size]}"
+
+
+def told_apart(name: str, value: float, other: float, digits: int = 4) -> str:
+    """`value` as `readable` tells it, of at least so many digits, and so many that `other` does not read the same."""
+    texts = ((readable(name, value, n), readable(name, other, n)) for n in range(digits, 17))
+    return next((mine for mine, its in texts if mine != its), readable(name, value, 17))

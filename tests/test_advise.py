@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.advise import Asked, Limits, Option, advise, evidence, verdicts
+from sim.advise import Asked, Option, advise, evidence, verdicts
 from sim.cli import main
 from sim.cluster import Cluster
 from sim.engine import simulate
+from sim.fewer import furthest_kept
 from sim.gpu import Gpu
 from sim.inputs import drawn, factors, inputs_of
 from sim.launch import launch_command
+from sim.limits import Limits
 from sim.load import load_schedule
 from sim.memory import memory
 from sim.models import load_model
@@ -65,6 +67,76 @@ def test_rivals_without_staleness_and_fewer_steps_are_among_them(options: list[O
         assert few.makespan_s < sync.makespan_s
 
 
+COSTS = Vulnerability("v", 1, 1, 2, [[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0.5]])
+
+
+def shortened(options: list[Option]) -> dict[str, dict[int, Option]]:
+    """Those of fewer steps, by source and steps."""
+    found: dict[str, dict[int, Option]] = {}
+    for option in options:
+        if option.why == "fewer steps":
+            found.setdefault(option.source, {})[option.schedule.steps] = option
+    return found
+
+
+def undrawn_s(source: str, steps: int) -> float:
+    return simulate(load_schedule(source, steps, MODEL.layers), Workload(MODEL, 2, 2), CLUSTER).makespan_s
+
+
+def test_a_limit_of_quality_is_answered_by_the_fewest_steps_that_keep_it() -> None:
+    """The fastest of all that are within it: here, of ten synchronous steps, three."""
+    found = advise(replace(asked(quality=0.25), steps=10, vulnerability=COSTS))
+    few = shortened(found)
+    assert min(few["sync"]) == 3  # the square root of 0.5, over 3, is the first below 0.25
+    assert {"sync", "overlap", "cached"} <= {*few}
+    for source, at in few.items():
+        fewest = min(at)
+        assert quality_cost(load_schedule(source, fewest, MODEL.layers), COSTS) <= 0.25
+        assert not at[fewest].against
+        if source != "sync":  # which has others: what stale schedules pay for
+            assert len(at) == 1
+        assert quality_cost(load_schedule(source, fewest - 1, MODEL.layers), COSTS) > 0.25
+    assert found[0].why == "fewer steps"
+    assert all(found[0].makespan_s <= option.makespan_s for option in found if not option.against)
+    assert not {source for source in few if source.startswith("distrifusion")}
+
+
+def test_a_limit_of_latency_is_answered_by_the_most_steps_that_keep_it() -> None:
+    limit = 1.001 * undrawn_s("sync", 2)
+    for vulnerability in (COSTS, None):
+        found = advise(replace(asked(latency_s=limit), vulnerability=vulnerability))
+        few = shortened(found)
+        assert max(few["sync"]) == 2
+        for source, at in few.items():
+            assert undrawn_s(source, max(at)) <= limit < undrawn_s(source, max(at) + 1)
+        kept = [option for option in found if not option.against]
+        assert all(option.why == "fewer steps" for option in kept)
+        assert {option.unpriced for option in kept} == {"fewer steps" if vulnerability is None else ""}
+        if vulnerability is None:
+            assert all(load_schedule(source, 4, MODEL.layers).staleness() == SYNC_AGES for source in few)
+            steps = [option.schedule.steps for option in kept]
+            assert steps == sorted(steps, reverse=True)
+
+
+def test_no_steps_are_sought_for_what_misses_other_limits() -> None:
+    least = min(option.facts.memory_bytes for option in advise(asked()))
+    found = advise(replace(asked(quality=0.5, memory_bytes=least), vulnerability=COSTS))
+    assert "overlap micro_batches=4" in shortened(found)
+    assert "overlap" not in shortened(found)
+
+
+SYNC_AGES = load_schedule("sync", 4, MODEL.layers).staleness()
+
+
+@pytest.mark.parametrize("guess", [-3, 0, 1, 5, 7, 99])
+def test_the_last_that_keeps_a_limit_is_found_from_any_guess(guess: int) -> None:
+    assert furthest_kept(lambda n: n <= 5, guess, range(1, 10)) == 5
+    assert furthest_kept(lambda n: n >= 5, guess, range(9, 0, -1)) == 5
+    assert furthest_kept(lambda n: True, guess, range(1, 10)) == 9
+    assert furthest_kept(lambda n: False, guess, range(1, 10)) is None
+    assert furthest_kept(lambda n: True, guess, range(1, 1)) is None
+
+
 def test_they_are_ordered_by_makespan_and_limits_go_first(options: list[Option]) -> None:
     assert [(bool(o.unpriced), o.makespan_s) for o in options] == sorted(
         (bool(o.unpriced), o.makespan_s) for o in options
@@ -91,8 +163,7 @@ def test_what_no_number_prices_is_not_ranked_beside_the_rest(options: list[Optio
         stale_attention = option.facts.oldest_attention_steps > 0
         assert bool(option.unpriced) == (option.why in ("fewer steps", "fewer bytes") or stale_attention), option.name
     assert {option.unpriced for option in options} == {"", "fewer steps", "rounded rows", "stale keys and values"}
-    costs = Vulnerability("v", 1, 1, 2, [[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0.5]])
-    known = advise(replace(asked(latency_s=9.0), vulnerability=costs))
+    known = advise(replace(asked(latency_s=9.0), vulnerability=COSTS))
     assert {option.unpriced for option in known} == {"", "rounded rows", "stale keys and values"}
     ranked = [option.quality for option in known if not option.unpriced]
     assert ranked == sorted(ranked, key=lambda quality: quality or 0.0)
@@ -106,14 +177,13 @@ def test_memory_limits(options: list[Option]) -> None:
 
 
 def test_quality_is_what_the_file_estimates() -> None:
-    costs = Vulnerability("v", 1, 1, 2, [[1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 0.5]])
-    found = advise(replace(asked(quality=0.2), vulnerability=costs))
+    found = advise(replace(asked(quality=0.2), vulnerability=COSTS))
     for option in found:
         if option.facts.oldest_attention_steps:
             assert option.quality is None
             assert option.against == ("quality not known",)
         else:
-            assert option.quality == quality_cost(option.schedule, costs)
+            assert option.quality == quality_cost(option.schedule, COSTS)
             assert bool(option.against) == (option.quality > 0.2)
     few = [option for option in found if option.why == "fewer steps"]
     assert all(option.quality is not None and option.quality >= np.sqrt(0.5) / 4 for option in few)
@@ -324,11 +394,22 @@ def test_commands_that_real_ranks_lack_something_for() -> None:
 def test_advise_says_when_nothing_is_within_limits(run: Callable[..., Any]) -> None:
     code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} --latency 1us")
     assert code == 0
-    assert out.startswith("nothing is within all limits (memory at most 85.5 GB, makespan at most 1 us)")
+    assert out.startswith("nothing is within all limits (memory at most 85.5208 GB, makespan at most 1 us)")
     assert "standard errors assumed, not measured, since the cluster states none: rate of port 10.0%" in out
     assert "stated by the cluster" not in out
     assert "too slow" in out
     assert "nothing to run" in out
+
+
+def test_limits_of_memory_are_told_with_digits_enough(run: Callable[..., Any]) -> None:
+    """sync takes 602.8 MB and a little: as close to the limit as four digits come."""
+    _, out, _ = run(f"advise --cluster cpu-2-ranks {SMALL} --memory 1MB")
+    assert "(memory at most 1 MB)" in out
+    _, out, _ = run(f"advise --cluster cpu-2-ranks {SMALL} --memory 602.8MB")
+    assert "(memory at most 602.8 MB)" in out
+    told = re.search(r"-  sync  .* 602\.8 MB  memory 602\.8([0-9]+) MB", out)
+    assert told is not None
+    assert int(told[1]) > 0
 
 
 def test_stated_and_assumed_errors_are_told_apart(run: Callable[..., Any]) -> None:

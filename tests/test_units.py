@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.units import UNITS, quantity, readable, units_of
+from sim.units import UNITS, quantity, readable, told_apart, units_of
 
 
 @pytest.mark.parametrize(
@@ -58,11 +58,23 @@ def test_what_is_no_quantity_is_refused(name: str, value: object, why: str) -> N
         ("latency_s", 0.0, "0 s"),
         ("latency_s", 5e-10, "0.5 ns"),
         ("buffer_bytes", 0.5, "0.5 B"),
+        ("buffer_bytes", 22178.4e9, "22.18 TB"),
+        ("makespan_s", 3599.0, "3599 s"),
+        ("makespan_s", 5400.0, "1.5 h"),
+        ("makespan_s", 8.655e6, "100.2 d"),
         ("ranks", 8, "8"),
     ],
 )
 def test_readable_takes_the_largest_unit_that_fits(name: str, value: float, text: str) -> None:
     assert readable(name, value) == text
+
+
+def test_values_that_differ_are_told_so_that_they_do() -> None:
+    assert told_apart("memory_bytes", 0.9e9, 0.87e9) == "900 MB"
+    assert told_apart("memory_bytes", 0.870041e9, 0.87e9) == "870.04 MB"
+    assert told_apart("quality", 0.20004, 0.2, 3) == "0.20004"
+    assert told_apart("quality", 0.34561, 0.2, 3) == "0.346"
+    assert told_apart("makespan_s", 1.0, 1.0) == "1 s"
 
 
 @given(st.sampled_from([*UNITS]), st.floats(1e-12, 1e15))

@@ -70,10 +70,11 @@ def advise(
     --vulnerability.  What no such number says (rows rounded; without a vulnerability, fewer steps) is not ranked."""
     from rich.console import Console
 
-    from sim.advise import Asked, Limits, evidence
+    from sim.advise import Asked, evidence
     from sim.advise import advise as ranked
     from sim.gpu import Gpu
     from sim.inputs import drawn
+    from sim.limits import Limits
     from sim.load import sources
     from sim.vulnerability import Vulnerability
 
@@ -169,14 +170,8 @@ def _groups(options: Sequence[Option]) -> tuple[list[Option], list[Option], list
 
 
 def _limits_told(asked: Asked) -> str:
-    limits = asked.limits
-    told = [
-        f"mean age at most {limits.mean_age:g}" if limits.mean_age is not None else "",
-        f"quality at most {limits.quality:g}" if limits.quality is not None else "",
-        f"memory at most {limits.memory_bytes / 1e9:.1f} GB" if limits.memory_bytes is not None else "",
-        f"makespan at most {readable('_s', limits.latency_s)}" if limits.latency_s is not None else "",
-    ]
-    return f" ({', '.join(filter(None, told))})" if any(told) else ""
+    told = ", ".join(asked.limits.told())
+    return f" ({told})" if told else ""
 
 
 def _table(asked: Asked, options: Sequence[Option], told: dict[int, str], numbered: bool) -> list[str]:
@@ -191,7 +186,7 @@ def _table(asked: Asked, options: Sequence[Option], told: dict[int, str], number
         in_time = [] if limit_s is None else [f"{option.in_time(limit_s):.0%}"]
         rows.append([str(n) if numbered else "-", option.name, option.why, readable("_s", option.makespan_s),
                      f"{low} to {high}", *in_time, f"{option.images_per_s:.3g}", age, *quality,
-                     f"{option.facts.memory_bytes / 1e9:.1f} GB", told[id(option)]])  # fmt: skip
+                     readable("_bytes", float(option.facts.memory_bytes)), told[id(option)]])  # fmt: skip
     head = ["", "schedule", "sort", "makespan", "90 % of draws", *([] if limit_s is None else ["in time in"]),
             "images/s", "mean age", *(["quality"] if costed else []), "memory", "makespan, to the first"]  # fmt: skip
     return grid(head, rows) if rows else []
