@@ -28,7 +28,7 @@ from sim.schedule import Schedule
 from sim.sweeps.facts import FactBook, Facts
 from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
-from sim.workload import Workload
+from sim.workload import WIRES, Workload
 
 Array = npt.NDArray[np.float64]
 SURE = 0.95  # share of draws in which one has to be faster than another to be called so
@@ -77,13 +77,14 @@ class Option:
         return self.name.partition(", ")[0]
 
     @property
-    def unpriced(self) -> str:
-        """What of it costs images something that is in none of its numbers; "" if nothing does."""
-        if self.why == "fewer bytes":
-            return "rounded rows"
-        if self.facts.oldest_attention_steps:
-            return "stale keys and values"
-        return self.why if self.why == "fewer steps" and self.quality is None else ""
+    def unpriced(self) -> tuple[str, ...]:
+        """What of it costs images something that is in none of its numbers."""
+        costs = {
+            "rounded rows": _rounds(self.workload, self.facts),
+            "stale keys and values": self.facts.oldest_attention_steps > 0,
+            "fewer steps": self.why == "fewer steps" and self.quality is None,
+        }
+        return tuple(what for what, costly in costs.items() if costly)
 
     def in_time(self, latency_s: float) -> float:
         """Share of draws in which it takes no longer."""
@@ -134,6 +135,10 @@ def _check_dtype(asked: Asked) -> None:
         asked.cluster.compute.flops_per_s(asked.workload.dtype)
 
 
+def _computes_in(asked: Asked) -> str:
+    return (asked.workload.dtype or "bf16") if isinstance(asked.cluster.compute, Gpu) else "fp32"
+
+
 def _candidates(asked: Asked) -> Iterator[_Candidate]:
     own = {source: _plan(asked, source) for source in asked.also}
     for source in dict.fromkeys(("sync", *STALE, *PATCHES, *own)):
@@ -151,6 +156,11 @@ def _candidates(asked: Asked) -> Iterator[_Candidate]:
 def _fewer(asked: Asked, options: Sequence[Option], tell: Tell) -> Iterator[_Candidate]:
     for source, plan in fewer_steps(asked, options, tell):
         yield _Candidate(shortened(source, plan.steps), "fewer steps", plan, asked.workload)
+
+
+def _rounds(workload: Workload, facts: Facts) -> bool:
+    """Whether anything travels that is rounded to a byte an element."""
+    return WIRES[workload.wire].element_bytes == 1 and facts.sent_bytes > 0
 
 
 def _is_stale(plan: Schedule) -> bool:
@@ -174,12 +184,14 @@ def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
         if one.name in asked.also:
             raise ValueError(f"{one.name}: {outcome.error[0] or 'its makespan is not known'}")
         return None
-    gpu = isinstance(asked.cluster.compute, Gpu)
     book = FactBook(one.schedule)
-    facts = book.facts(one.workload, DTYPES[one.workload.dtype or "bf16"] if gpu else 4, channels_of(asked.cluster))
-    quality = None if asked.vulnerability is None else book.quality(one.workload, asked.vulnerability)
+    facts = book.facts(one.workload, DTYPES[_computes_in(asked)], channels_of(asked.cluster))
+    rounds = _rounds(one.workload, facts)
+    why = "fewer bytes" if rounds and one.why == "exact" else one.why
+    costs = None if rounds else asked.vulnerability  # which knows ages and steps alone
+    quality = None if costs is None else book.quality(one.workload, costs)
     against = tuple(missed(asked.limits, float(outcome.makespan_s[0]), facts, quality))
-    return Option(one.name, one.why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,
+    return Option(one.name, why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,
                   quality, against)  # fmt: skip
 
 
@@ -224,6 +236,10 @@ def evidence(asked: Asked) -> list[str]:
     lines += [f"{key}: {source}" for key, source in sources_of(asked.cluster).items() if key != "source"]
     lines += [f"no source given: {key}" for key in unsourced(asked.cluster)]
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
+    wire, computes_in = asked.workload.wire, _computes_in(asked)
+    if WIRES[wire].element_bytes < DTYPES[computes_in]:
+        told = f"rows travel as {wire}, and are computed in {computes_in}"
+        lines.append(f"{told}: what rounding them costs in images is in no number here")
     if asked.vulnerability is None:
         lines.append("mean age: exact, from the schedules; what a step of it costs in images, it does not say")
     else:

@@ -118,7 +118,7 @@ def _promising(asked: Asked, options: Sequence[Option]) -> list[Option]:
         for option in options
         if option.source.split()[0] in SCHEDULES
         and option.why != "fewer bytes"
-        and (option.why == "exact" if option.quality is None else True)
+        and (option.quality is not None or option.why == "exact")
         and not any(missed(others, option.makespan_s, option.facts, option.quality))
     ]
     return sorted(able, key=lambda option: (option.name != "sync", option.makespan_s * (option.quality or 1)))[:SOUGHT]

@@ -111,7 +111,7 @@ def test_a_limit_of_latency_is_answered_by_the_most_steps_that_keep_it() -> None
             assert undrawn_s(source, max(at)) <= limit < undrawn_s(source, max(at) + 1)
         kept = [option for option in found if not option.against]
         assert all(option.why == "fewer steps" for option in kept)
-        assert {option.unpriced for option in kept} == {"fewer steps" if vulnerability is None else ""}
+        assert {option.unpriced for option in kept} == {("fewer steps",) if vulnerability is None else ()}
         if vulnerability is None:
             assert all(load_schedule(source, 4, MODEL.layers).staleness() == SYNC_AGES for source in few)
             steps = [option.schedule.steps for option in kept]
@@ -162,12 +162,29 @@ def test_what_no_number_prices_is_not_ranked_beside_the_rest(options: list[Optio
     for option in options:
         stale_attention = option.facts.oldest_attention_steps > 0
         assert bool(option.unpriced) == (option.why in ("fewer steps", "fewer bytes") or stale_attention), option.name
-    assert {option.unpriced for option in options} == {"", "fewer steps", "rounded rows", "stale keys and values"}
+    reasons = {(), ("rounded rows",), ("stale keys and values",)}
+    assert {option.unpriced for option in options} == {*reasons, ("fewer steps",)}
     known = advise(replace(asked(latency_s=9.0), vulnerability=COSTS))
-    assert {option.unpriced for option in known} == {"", "rounded rows", "stale keys and values"}
+    assert {option.unpriced for option in known} == reasons
     ranked = [option.quality for option in known if not option.unpriced]
     assert ranked == sorted(ranked, key=lambda quality: quality or 0.0)
     assert any(option.why == "fewer steps" for option in known[: len(ranked)])
+
+
+def test_where_all_rows_are_rounded_only_what_sends_none_is_ranked() -> None:
+    rounding = replace(asked(), workload=Workload(MODEL, 2, 2, "int8"), vulnerability=COSTS)
+    found = advise(rounding)
+    assert [option.name for option in found if not option.unpriced] == ["data_parallel"]
+    assert {option.name for option in found if option.quality is not None} == {"data_parallel"}
+    why = {option.name: option.why for option in found}
+    assert (why["sync"], why["overlap"], why["data_parallel"]) == ("fewer bytes", "fewer bytes", "exact")
+    assert any("stale keys and values" in o.unpriced and "rounded rows" in o.unpriced for o in found)
+    told = "rows travel as {}, and are computed in fp32: what rounding them costs in images is in no number here"
+    for wire in ("int8", "bfloat16"):
+        assert told.format(wire) in evidence(replace(rounding, workload=Workload(MODEL, 2, 2, wire)))
+    assert not any(
+        "rows travel" in line for line in evidence(replace(asked(), workload=Workload(MODEL, 2, 2, "float32")))
+    )
 
 
 def test_memory_limits(options: list[Option]) -> None:
@@ -179,7 +196,7 @@ def test_memory_limits(options: list[Option]) -> None:
 def test_quality_is_what_the_file_estimates() -> None:
     found = advise(replace(asked(quality=0.2), vulnerability=COSTS))
     for option in found:
-        if option.facts.oldest_attention_steps:
+        if option.facts.oldest_attention_steps or option.workload.wire == "int8":
             assert option.quality is None
             assert option.against == ("quality not known",)
         else:

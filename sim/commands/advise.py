@@ -22,7 +22,9 @@ Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
 ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
 Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(min=1, help="Images on each rank.")]
-AdviseWire = Annotated[str, typer.Option("--wire", help="How rows travel; int8 is among the rivals anyway.")]
+AdviseWire = Annotated[
+    str, typer.Option("--wire", help="How rows travel; int8 is among the rivals anyway, not ranked.")
+]
 Dtype = Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")]
 Draws = Annotated[int, typer.Option(min=2, max=4096, help="Draws of the machine's uncertain numbers.")]
 Error = Annotated[float | None, typer.Option("--relative-error", help="Of numbers whose error nobody stated; 0.1.")]
@@ -147,7 +149,7 @@ def _told(asked: Asked, options: Sequence[Option], top: int) -> list[str]:
              f"{nothing} is within all limits{_limits_told(asked)}"]  # fmt: skip
     lines += [*_table(asked, ranked[:top], told, numbered=True), *_more(ranked, top)]
     if unranked:
-        unsaid = ", ".join(dict.fromkeys(option.unpriced for option in unranked))
+        unsaid = ", ".join(dict.fromkeys(what for option in unranked for what in option.unpriced))
         lines += ["", f"not ranked, since no number here says what it costs in images ({unsaid}):"]
         lines += [*_table(asked, unranked[:top], told, numbered=False), *_more(unranked, top)]
     if beyond:
