@@ -209,13 +209,15 @@ def _order(asked: Asked, option: Option) -> tuple[float, ...]:
     return len(option.against), bool(option.unpriced), *first, option.makespan_s
 
 
-def verdicts(options: Sequence[Option]) -> list[str]:
-    """[option]: "" for the first; "too close to call" with the number of the first ranked one that may be slower; else
-    by how much it is slower than the first."""
+def verdicts(options: Sequence[Option], by: str = "makespan") -> list[str]:
+    """[option]: limits that it misses; or by how much it is slower than the first, which has "".
+
+    Where makespans rank (by: as `ranked_by`), "too close to call" with the number of the first ranked one that may be
+    slower, if there is one."""
     told = []
     for n, option in enumerate(options):
         ranked = [i for i in range(n) if not options[i].against and not options[i].unpriced]
-        close = [i for i in ranked if _close(options[i], option)]
+        close = [i for i in ranked if _close(options[i], option)] if by == "makespan" else []
         if n == 0 or option.against:
             told.append("; ".join(option.against))
         elif close:

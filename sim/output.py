@@ -47,8 +47,8 @@ def refuse_existing(path: Path) -> None:
         raise ValueError(f"{path}: is there already, and is not written over; give another name, or remove it first")
 
 
-def write_new(texts: Mapping[Path, str]) -> None:
-    """Writes texts into new files, of which those that hold the same already stay.
+def write_new(texts: Mapping[Path, str]) -> set[Path]:
+    """Writes texts into new files, of which those that hold the same already stay; returns those that it wrote.
 
     Raises ValueError, and writes nothing, if one of them holds anything else; OSError if it cannot be read."""
     there = {path for path in texts if path.exists()}
@@ -60,6 +60,7 @@ def write_new(texts: Mapping[Path, str]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as part:
                 part.write_text(text)
+    return {*texts} - there
 
 
 @contextmanager

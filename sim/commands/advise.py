@@ -69,7 +69,8 @@ def advise(
     """Rank schedules for a machine and a batch, within limits, with intervals and the evidence behind them.
 
     By makespan; where --latency is the only limit on what images may lose, by mean age, or by quality if there is a
-    --vulnerability.  What no such number says (rows rounded; without a vulnerability, fewer steps) is not ranked."""
+    --vulnerability.  What no such number says (rows rounded; without a vulnerability, fewer steps) is not ranked.
+    Ends with 1 if nothing is within the limits."""
     from rich.console import Console
 
     from sim.advise import Asked, evidence
@@ -98,6 +99,8 @@ def advise(
     print(*uncertainty_lines(inputs, draws), "", *evidence(asked), sep="\n")
     if write is not None:
         print("", *_written(asked, options, top, write), sep="\n")
+    if all(option.against for option in options):
+        raise typer.Exit(1)
 
 
 # ------------------------------------------------------------------------------------------------- inputs
@@ -143,7 +146,7 @@ def _told(asked: Asked, options: Sequence[Option], top: int) -> list[str]:
 
     ranked, unranked, beyond = _groups(options)
     shown = [*ranked[:top], *unranked[:top], *beyond]
-    told = dict(zip(map(id, shown), verdicts(shown), strict=True))
+    told = dict(zip(map(id, shown), verdicts(shown, ranked_by(asked)), strict=True))
     nothing = "nothing that can be ranked" if unranked else "nothing"
     lines = [f"ranked by {ranked_by(asked)}{_limits_told(asked)}:" if ranked else
              f"{nothing} is within all limits{_limits_told(asked)}"]  # fmt: skip
@@ -235,7 +238,7 @@ def _command(source: str, option: Option, asked: Asked) -> str:
 
 
 def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) -> list[str]:
-    """Writes the schedules within limits, and says how to launch each.
+    """Writes the schedules within limits, and says of each file whether it is new, and how to launch it.
 
     Raises ValueError, and writes nothing, if one of them would replace another file."""
     from sim.output import write_new
@@ -247,5 +250,9 @@ def _written(asked: Asked, options: Sequence[Option], top: int, folder: Path) ->
         if path in chosen:
             raise ValueError(f"{path}: would hold {chosen[path].name} and {option.name}; nothing was written")
         chosen[path] = option
-    write_new({path: str(option.schedule) for path, option in chosen.items()})
-    return [_command(str(path), option, asked) for path, option in chosen.items()]
+    new = write_new({path: str(option.schedule) for path, option in chosen.items()})
+    lines = [f"files written into {folder}: {len(new)}"]
+    for path, option in chosen.items():
+        lines.append(f"{path}, {'written' if path in new else 'there already, holds the same'}:")
+        lines.append(f"  {_command(str(path), option, asked)}")
+    return lines
