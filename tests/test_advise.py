@@ -215,6 +215,8 @@ def test_too_close_to_call_means_neither_is_surely_faster(options: list[Option])
     shifted = replace(base, seconds=seconds * 1.001, against=())  # intervals overlap, but it is slower in every draw
     assert verdicts([same, shifted]) == ["", "+0.1%"]
     assert same.faster_than(same) == 0.5
+    for by in ("mean age", "quality"):  # an order that makespans say nothing of
+        assert verdicts([same, close, far], by)[1:] == [f"{close.makespan_s - 1:+.1%}", "+20.0%"]
 
 
 def test_evidence_names_every_source() -> None:
@@ -347,10 +349,16 @@ def test_advise_ranks_writes_schedules_and_says_how_to_launch_them(run: Callable
     files = [shlex.split(launch)[3] for launch in launches]
     assert len(files) > 5
     assert sorted(map(str, Path("w").iterdir())) == sorted(files)
+    assert [line.removesuffix(", written:") for line in out.splitlines() if line.endswith(", written:")] == files
     for path in files:
         assert load_schedule(path).top_k == 2
     assert re.search(r"standard errors stated by the cluster: compute.P.fixed_s 1.7%, .*-m calibration compare", out)
-    assert run(line)[0] == 0  # files that hold the same may stay
+    Path(files[2]).unlink()
+    code, out, _ = run(line)
+    assert code == 0  # files that hold the same may stay
+    assert "files written into w: 1" in out
+    assert f"{files[2]}, written:" in out
+    assert f"{files[1]}, there already, holds the same:" in out
     Path(files[0]).write_text("mine")
     Path(files[1]).unlink()
     code, _, err = run(line)
@@ -409,13 +417,23 @@ def test_commands_that_real_ranks_lack_something_for() -> None:
 
 
 def test_advise_says_when_nothing_is_within_limits(run: Callable[..., Any]) -> None:
-    code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} --latency 1us")
-    assert code == 0
+    code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} --latency 1us --write w")
+    assert code == 1
+    assert "files written into w: 0" in out
+    assert not Path("w").exists()
     assert out.startswith("nothing is within all limits (memory at most 85.5208 GB, makespan at most 1 us)")
     assert "standard errors assumed, not measured, since the cluster states none: rate of port 10.0%" in out
     assert "stated by the cluster" not in out
     assert "too slow" in out
     assert "nothing to run" in out
+
+
+def test_makespans_too_close_to_call_are_told_where_they_rank(run: Callable[..., Any]) -> None:
+    for limit, close in (("", True), ("--latency 1h", False)):
+        code, out, _ = run(f"advise --cluster 8x-h100 {SMALL} {limit} --top 30")
+        assert code == 0
+        assert out.startswith(f"ranked by {'makespan' if close else 'mean age'}")
+        assert ("too close to call" in out) == close
 
 
 def test_limits_of_memory_are_told_with_digits_enough(run: Callable[..., Any]) -> None:
@@ -449,6 +467,12 @@ def test_sensitivity_says_what_matters_and_how_sure(run: Callable[..., Any]) -> 
     assert code == 0
     assert "variance: alone" in out
     assert re.search(r"keep their order in \d+% of draws", out)
+    assert "+-: half the width of a 95 % bootstrap interval" in out
+    code, out, _ = run(f"sensitivity sync --cluster 8x-h100 {SMALL} --points 8")
+    assert code == 0
+    assert re.search(r"^sync +[0-9.]+ ms +[0-9.]+ ms to [0-9.]+ ms$", out, re.MULTILINE)
+    for compared in ("keep their order", "fastest", "faster than"):
+        assert compared not in out
 
 
 @pytest.mark.parametrize(

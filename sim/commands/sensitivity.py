@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from sim.sensitivity import Influence, Makespans, Ranking
     from sim.workload import Workload
 
+_LEGEND = (
+    "if less, if more: what a standard error of the input less, or more, does to the makespan",
+    "variance: the share of that of log makespan that it explains alone, and with all that it does beside others",
+    "+-: half the width of a 95 % bootstrap interval",
+)
+
 
 def sensitivity(
     schedules: Annotated[list[str], typer.Argument(metavar="SCHEDULE [SETTING=VALUE]...", help="Two or more, or one.")],
@@ -95,20 +101,24 @@ def _influences_told(named: Sequence[str], found: Sequence[Sequence[Influence]])
             error, less, more = f"{one.input.error:.1%}", f"{one.down:+.2%}", f"{one.up:+.2%}"
             rows.append([name, one.input.name, error, less, more, alone, total])
     head = ["schedule", "input", "error", "makespan, if less", "if more", "variance: alone", "in all"]
-    return grid(head, rows)
+    return [*grid(head, rows), *_LEGEND]
 
 
 def _ranking_told(named: Sequence[str], seconds: Any, found: Ranking) -> list[str]:
+    """Makespans and, of several, how sure their order is."""
     import numpy as np
 
     from sim.show import grid
 
     order = [int(i) for i in np.argsort(seconds[:, 0], kind="stable")]
+    head, compared = ["schedule", "makespan", "90 % of draws"], ["fastest in", "faster than the next in"]
     rows = []
     for place, i in enumerate(order):
-        after = order[place + 1] if place + 1 < len(order) else None
-        low, high = np.quantile(seconds[i], [0.05, 0.95])
-        rows.append([named[i], readable("_s", float(seconds[i, 0])), f"{readable('_s', low)} to {readable('_s', high)}",
-                     f"{found.best[i]:.0%}", "" if after is None else f"{found.faster[i, after]:.0%}"])  # fmt: skip
+        low, high = (readable("_s", float(end)) for end in np.quantile(seconds[i], [0.05, 0.95]))
+        next_ones = order[place + 1 : place + 2]
+        sure = [f"{found.best[i]:.0%}", "".join(f"{found.faster[i, after]:.0%}" for after in next_ones)]
+        rows.append([named[i], readable("_s", float(seconds[i, 0])), f"{low} to {high}", *sure])
+    if len(rows) == 1:
+        return grid(head, [rows[0][: len(head)]])
     pairs = f"two schedules taken at random keep their order in {found.pairs:.0%} of draws"
-    return [*grid(["schedule", "makespan", "90 % of draws", "fastest in", "faster than the next in"], rows), pairs]
+    return [*grid([*head, *compared], rows), pairs]
