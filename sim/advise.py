@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -113,11 +114,13 @@ def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
     number, then those beyond the limits.
 
     Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it, and of most
-    steps.  Raises
-    ValueError, before anything is evaluated, for a dtype or a further candidate that cannot be."""
+    steps.  Raises ValueError, before anything is evaluated, for a dtype or a further candidate that cannot be."""
     _check_dtype(asked)
-    options = [option for each in _candidates(asked) if (option := _option(asked, each, tell)) is not None]
-    options += [option for each in _fewer(asked, options, tell) if (option := _option(asked, each, tell)) is not None]
+    book_of = cache(FactBook)  # which serves a schedule's rounded rows, too
+    options = [option for each in _candidates(asked) if (option := _option(asked, each, book_of, tell)) is not None]
+    for each in _fewer(asked, options, tell):
+        if (option := _option(asked, each, book_of, tell)) is not None:
+            options.append(option)
     return sorted(options, key=lambda option: _order(asked, option))
 
 
@@ -173,7 +176,7 @@ def _plan(asked: Asked, source: str) -> Schedule:
     return load_schedule(source, asked.steps, model.layers, top_k=model.top_k)
 
 
-def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
+def _option(asked: Asked, one: _Candidate, book_of: Callable[[Schedule], FactBook], tell: Tell) -> Option | None:
     """What becomes of a candidate; None where it cannot be run (images that cannot be cut, experts that do not fit).
 
     Raises ValueError if that is one that was asked for."""
@@ -184,7 +187,7 @@ def _option(asked: Asked, one: _Candidate, tell: Tell) -> Option | None:
         if one.name in asked.also:
             raise ValueError(f"{one.name}: {outcome.error[0] or 'its makespan is not known'}")
         return None
-    book = FactBook(one.schedule)
+    book = book_of(one.schedule)
     facts = book.facts(one.workload, DTYPES[_computes_in(asked)], channels_of(asked.cluster))
     rounds = _rounds(one.workload, facts)
     why = "fewer bytes" if rounds and one.why == "exact" else one.why

@@ -117,7 +117,9 @@ def _called(path: str, function: str, steps: int | None, layers: int | None, set
     if steps is None or layers is None:
         raise ScheduleError(f"{path}: say how many steps and layers")
     make = _function(path, function)
-    taken = dict([*inspect.signature(make).parameters.items()][2:])  # the first two are steps and layers
+    signature = inspect.signature(make)
+    sizes = signature.bind_partial(steps, layers).arguments  # by whatever names it calls them
+    taken = {key: parameter for key, parameter in signature.parameters.items() if key not in sizes}
     own = {key: _like(taken[key].default, value) for key, value in settings.items() if key in taken}
     try:
         made = make(steps, layers, **own)

@@ -27,6 +27,7 @@ from sim.load import load_schedule
 from sim.memory import memory
 from sim.models import load_model
 from sim.sensitivity import influences, one_at_a_time, ranking
+from sim.sweeps.facts import FactBook
 from sim.vulnerability import Vulnerability, quality_cost
 from sim.workload import MODELS, Workload
 
@@ -185,6 +186,15 @@ def test_where_all_rows_are_rounded_only_what_sends_none_is_ranked() -> None:
     assert not any(
         "rows travel" in line for line in evidence(replace(asked(), workload=Workload(MODEL, 2, 2, "float32")))
     )
+
+
+def test_facts_of_a_schedule_are_found_once_for_all_wires(
+    options: list[Option], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr("sim.advise.FactBook", lambda plan: looked.append(plan.name) or FactBook(plan))
+    found = advise(asked())
+    assert len(looked) == len({option.schedule for option in found}) < len(found) == len(options)
 
 
 def test_memory_limits(options: list[Option]) -> None:
