@@ -29,7 +29,7 @@ from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_sear
 from sim.search.folder import digest
 from sim.search.folder import opened as claimed
 from sim.search.knapsack import front, unbeaten
-from sim.search.layers import MORE_MODES, LayerSearch, age_cost, image_cost
+from sim.search.layers import MORE_MODES, LayerSearch, Unreached, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise, mean_ages
 from sim.search.limits import excess, missed
 from sim.search.order import KINDS, Candidate, local_search, reordered
@@ -169,6 +169,22 @@ def test_a_bound_holds_where_the_limit_is_just_what_layers_add_up_to(stale_s: fl
         found = search.best(additive(layerwise(STEPS, [MODES[n < stale] for n in range(28)])))
         assert found.bound is not None
         assert found.bound <= found.cost * (1 + 1e-9)
+
+
+def test_whatever_one_mode_in_all_layers_reaches_is_reached() -> None:
+    """Also where mixtures take longer than their layers say, so that nothing is said to be surely fast enough."""
+
+    def slower_if_mixed(schedule: Schedule) -> float:
+        stale = sum(age > 0 for age, *_ in schedule.staleness()[-1])
+        return (4 - stale * 0.5) * (1.05 if 0 < stale < 4 else 1.0)
+
+    search = LayerSearch(STEPS, 4, MODES[:2], age_cost(STEPS, 4, MODES[:2]), slower_if_mixed)
+    assert search.probe(20, seed=0) == 0
+    found = [search.best(limit_s) for limit_s in (2.0, 2.04, 4.0)]
+    assert [each.seconds for each in found] == [2.0, 2.0, 4.0]
+    assert all(each.bound is not None and each.bound <= each.cost * (1 + 1e-9) for each in found)
+    with pytest.raises(Unreached, match=r"nothing was found that takes 1.99 s at most; the fastest found takes 2 s"):
+        search.best(1.99)
 
 
 def test_layers_that_cost_more_are_spared() -> None:
