@@ -33,7 +33,8 @@ from sim.search.layers import MORE_MODES, LayerSearch, Unreached, age_cost, imag
 from sim.search.layerwise import Mode, layerwise, mean_ages
 from sim.search.limits import excess, missed
 from sim.search.order import KINDS, Candidate, local_search, reordered
-from sim.search.run import cost_of
+from sim.search.rules import beyond, know, rules, stand
+from sim.search.run import cost_of, seconds_of
 from sim.search.settings import found_rows, go_on, opened, told, unbeaten_trials
 from sim.vulnerability import Vulnerability, quality_cost
 
@@ -198,6 +199,38 @@ def test_layers_that_cost_more_are_spared() -> None:
     deep = np.array([1, 1, 1, 0, 0, 0])
     assert search.best(search.timed(search.schedule(deep))).cost <= digits.of(deep)
     assert search.fastest(digits.of(deep)).cost <= digits.of(deep) * (1 + 1e-9)
+
+
+# ---------------------------------------------------------------------------------------------- rules of thumb
+
+
+def test_rules_of_thumb_are_modes_of_layers() -> None:
+    for layers in (2, 3, 5, 6):
+        for rule in rules(STEPS, layers):
+            assert load_schedule("interweaved", STEPS, layers, synchronous=rule.name).ops == rule.schedule.ops
+            choice = rule.choice(MODES)
+            assert choice is not None
+            assert layerwise(STEPS, [MODES[m] for m in choice]).ops == rule.schedule.ops
+            assert rule.choice(MODES[1:]) is None
+    assert [[rule.name for rule in rules(STEPS, layers)] for layers in (2, 3, 4)] == [
+        [], ["shallow", "staggered"], ["deep", "shallow", "staggered"]]  # fmt: skip
+
+
+def test_nothing_is_found_that_a_rule_of_thumb_beats() -> None:
+    search = LayerSearch(STEPS, 4, MODES, age_cost(STEPS, 4, MODES), timed)
+    know(search, some := rules(STEPS, 4))
+    for rule in some:
+        cost = cost_of(None)(rule.schedule)
+        found = stand(search, rule, cost)
+        assert found.as_fast is not None
+        assert found.as_fast.seconds <= found.seconds == timed(rule.schedule)
+        assert found.as_fast.cost <= cost * (1 + 1e-9)
+        assert found.at_cost is not None
+        assert found.at_cost.cost <= cost * (1 + 1e-9)
+        assert found.at_cost.seconds <= found.seconds
+        assert [*beyond(found.seconds / 2, cost * 3, [found])] == [(rule.name, -0.5, pytest.approx(2.0))]
+    search = LayerSearch(STEPS, 4, MODES[1:2] * 2, age_cost(STEPS, 4, MODES[1:2] * 2), timed)
+    assert stand(search, some[0], 0.1).at_cost is None
 
 
 # ------------------------------------------------------------------------------------------------------ orders
@@ -468,6 +501,40 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
     for row in rows:
         plan = load_schedule(str(out / row["schedule"]))
         assert np.mean(plan.staleness()) == pytest.approx(row["mean age"])
+
+
+def test_layers_are_asked_for_by_latency_and_held_against_rules(tmp_path: Path) -> None:
+    run, out = CliRunner(), tmp_path / "out"
+    file = written(tmp_path, LAYERS.replace("points: 3", "latency_s: [5 ms, 1, 900 ms]"))
+    result = run.invoke(app, ["search", str(file), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    held = json.loads((out / "front.json").read_text())
+    assert [row["latency_s"] for row in held["rows"]] == [1.0, 0.9]
+    assert [row["schedule"] for row in held["rows"]] == ["layers-0.txt"] * 2  # both are all synchronous
+    assert held["unreached"] == [line for line in result.stdout.splitlines() if line.startswith("nothing was found")]
+    assert held["unreached"][0].startswith("nothing was found that takes 5 ms at most; the fastest found takes ")
+    assert [row["rule"] for row in held["rules"]] == ["deep", "shallow", "staggered"]
+    start = read_search(file)
+    assert isinstance(start, LayersSearch)
+    for row in held["rules"]:
+        plan = load_schedule("interweaved", 4, 4, synchronous=row["rule"])
+        assert row["makespan_s"] == seconds_of(start.start)(plan)
+        assert row["mean age"] == cost_of(None)(plan)
+        assert row["as_fast"]["makespan_s"] <= row["makespan_s"]
+        assert row["at_cost"]["mean age"] <= row["mean age"] * (1 + 1e-9)
+        for found in held["rows"]:
+            far = found["against"][row["rule"]]
+            assert far["makespan"] == found["makespan_s"] / row["makespan_s"] - 1
+            assert far["cost"] == found["mean age"] / row["mean age"] - 1
+    head = result.stdout.splitlines()[0]
+    assert re.split("  +", head.strip())[-3:] == ["over deep", "over shallow", "over staggered"]
+    assert run.invoke(app, ["search", str(file), "latency_s=1 us", "--out", str(tmp_path / "none")]).exit_code == 1
+    with pytest.raises(ValueError, match="latency_s") as error:
+        read_search(file, ["latency_s=[1 MB,1,1 s,0,true]", "points=3"])
+    places = ("latency_s[0]: unknown unit 'MB'", "latency_s[2]: '1 s' stands there twice", "latency_s[3]: 0 should be",
+              "latency_s[4]: True is not", "points: 3 has no effect beside latency_s")  # fmt: skip
+    for place in places:
+        assert place in str(error.value)
 
 
 def searched(file: Path, out: Path, *changes: str) -> None:

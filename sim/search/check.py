@@ -14,6 +14,7 @@ from sim.search.layerwise import Mode
 from sim.sweeps.formula import Formula
 from sim.sweeps.rows import RESULTS
 from sim.sweeps.settings import DEFAULTS, in_si, setting_kind, settings_problems
+from sim.units import quantity
 from sim.vulnerability import Vulnerability, quality_cost
 
 QUALITY, FITS = "quality", "memory_fits"
@@ -120,6 +121,25 @@ def read_modes(texts: Sequence[str], problems: list[str]) -> tuple[Mode, ...]:
             problems.append(f"modes[{i}]: {text!r} names one twice")
         modes.append(mode)
     return tuple(modes)
+
+
+def read_latencies(said: Sequence[Any], points: int | None, problems: list[str]) -> tuple[float, ...]:
+    """Seconds that can be read; `problems` gets a line for each that cannot, or stands there twice."""
+    found = list[float]()
+    if said and points is not None:
+        problems.append(f"points: {points} has no effect beside latency_s, which says what is asked for")
+    for i, value in enumerate(said):
+        try:
+            seconds = quantity("latency_s", value)
+        except ValueError as error:
+            problems.append(f"latency_s[{i}]: {str(error).removeprefix('latency_s: ')}")
+            continue
+        if not 0 < seconds < float("inf"):
+            problems.append(f"latency_s[{i}]: {value!r} should be above 0")
+        if seconds in found:
+            problems.append(f"latency_s[{i}]: {value!r} stands there twice")
+        found.append(seconds)
+    return tuple(found)
 
 
 def layers_problems(start: Schedule, modes: Sequence[Mode]) -> Iterator[str]:

@@ -16,7 +16,8 @@
     base: {steps: 50, model: XL, cluster: 8x-rtx4090, images: 16}
     modes: [sync, stale, "sync 1,2"]                       what a layer may be: synchronous or stale, slots' intervals
     vulnerability: digits                                  the cost; mean age where there is none
-    points: 8                                              of the front, that are printed
+    points: 8                                              of the front, that are printed; or, instead of them,
+    latency_s: [0.6, 800 ms]                               the best for each of these
     probes: 20                                             random choices that are timed, to see how far layers add up
 
     search: order                                          the order of ops, micro-batches, slots, steps
@@ -45,6 +46,7 @@ from sim.search.check import (
     goal_problems,
     layers_problems,
     limit_problems,
+    read_latencies,
     read_modes,
     vulnerability_problems,
 )
@@ -62,6 +64,12 @@ from sim.workload import Workload
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, BeforeValidator(str)]  # a number that should have been one is then looked at like the others
 Trials = Annotated[int, Field(ge=1, le=10**6)]
+POINTS = 8
+
+
+def as_list(said: Any) -> Any:
+    """One value as a list of it."""
+    return [said] if isinstance(said, str | int | float) else said
 
 
 class _Base(BaseModel):
@@ -84,7 +92,8 @@ class _Layers(_Base):
     modes: Annotated[list[Text], Field(min_length=2)] = Field(
         default_factory=lambda: [str(mode) for mode in MORE_MODES]
     )
-    points: Annotated[int, Field(ge=1, le=1000)] = 8
+    points: Annotated[int, Field(ge=1, le=1000)] | None = None
+    latency_s: Annotated[list[Any], Field(min_length=1), BeforeValidator(as_list)] | None = None
     probes: Annotated[int, Field(ge=1, le=1000)] = 20
 
 
@@ -121,12 +130,13 @@ class SettingsSearch:
 
 @dataclass(frozen=True)
 class LayersSearch:
-    """start: the base, synchronous."""
+    """start: the base, synchronous; asked for are so many points of the front, or what is best for each latency."""
 
     start: Run
     modes: tuple[Mode, ...]
     vulnerability: Vulnerability | None
     points: int
+    latency_s: tuple[float, ...]
     probes: int
     seed: int
 
@@ -208,6 +218,7 @@ def _started(file: _Layers | _Order, wrong: set[Any], problems: list[str]) -> La
     """A search that begins at one run."""
     vulnerability = _vulnerability(file.vulnerability, problems)
     modes = read_modes(file.modes, problems) if isinstance(file, _Layers) else ()
+    latency_s = read_latencies(file.latency_s or (), file.points, problems) if isinstance(file, _Layers) else ()
     if "base" in wrong:
         return None
     if isinstance(file, _Order):
@@ -220,7 +231,7 @@ def _started(file: _Layers | _Order, wrong: set[Any], problems: list[str]) -> La
     if start is None:
         return None
     problems += layers_problems(start.schedule, modes)
-    return LayersSearch(start, modes, vulnerability, file.points, file.probes, file.seed)
+    return LayersSearch(start, modes, vulnerability, file.points or POINTS, latency_s, file.probes, file.seed)
 
 
 def _vulnerability(said: str | None, problems: list[str]) -> Vulnerability | None:
