@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 
 from sim import Schedule, ScheduleError, Workload, load_schedule, simulate
 from sim.cli import app
+from sim.search.combinations import nearest, possible
 from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_search
 from sim.search.folder import digest
 from sim.search.folder import opened as claimed
@@ -35,7 +36,8 @@ from sim.search.limits import excess, missed
 from sim.search.order import KINDS, Candidate, local_search, reordered
 from sim.search.rules import beyond, know, rules, stand
 from sim.search.run import cost_of, seconds_of
-from sim.search.settings import found_rows, go_on, opened, told, unbeaten_trials
+from sim.search.settings import evaluated, found_rows, go_on, how_many, opened, told, unbeaten_trials
+from sim.sweeps.sweep import Axis
 from sim.vulnerability import Vulnerability, quality_cost
 
 ROOT = Path(__file__).parent.parent
@@ -412,6 +414,70 @@ def test_trials_are_those_of_a_search_that_was_never_stopped(tmp_path: Path, goa
     assert found_rows(search, study) == found_rows(search, whole)
 
 
+GRID = """
+search: settings
+base: {model: tiny, steps: 4, cluster: 8x-rtx4090, images: 4}
+axes:
+  schedule: [sync, interweaved, displaced]
+  schedule.stride: [null, 2, 3]
+  schedule.intervals: [null, "1,2", "2,2"]
+minimize: [makespan_s, mean_age_steps]
+trials: 40
+"""
+
+
+@pytest.mark.parametrize("goals", ["[makespan_s,mean_age_steps]", "[mean_age_steps]"])
+def test_all_settings_are_tried_once_and_nothing_better_is_left(tmp_path: Path, goals: str) -> None:
+    search = settings_search(tmp_path, GRID, f"minimize={goals}")
+    go_on(search, study := opened(search, tmp_path / "journal.log"))
+    asked = [tuple(trial.params[axis.key] for axis in search.sweep.axes) for trial in told(study)]
+    assert sorted(map(repr, asked)) == sorted(map(repr, product(*(axis.values for axis in search.sweep.axes))))
+    every = [evaluated(search, {**search.sweep.base, **trial.params}) for trial in told(study)]
+    costs = [tuple(row[goal] for goal in search.minimize) for row in every if row["error"] is None]
+    unbeaten = {one for one in costs if not any(all(map(float.__le__, a, one)) and a != one for a in costs)}
+    assert {tuple(trial.values) for trial in unbeaten_trials(study)} == unbeaten
+    failed = sum(row["error"] is not None for row in every)
+    could_not = f"; {failed} of them could not be run" if failed else ""
+    assert how_many(search, study) == [f"all 27 possible settings were tried{could_not}: nothing better is left"]
+    assert how_many(replace(search, trials=5), study)[1].startswith("27 trials are there, more than 5")
+
+
+def test_a_stop_before_a_setting_that_was_not_tried_is_asked_for_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = settings_search(tmp_path, GRID)
+    go_on(search, whole := opened(search, tmp_path / "whole.log"))
+    queue = Study.enqueue_trial
+
+    def stop(self: Study, params: dict[str, object]) -> None:
+        queue(self, params)
+        raise KeyboardInterrupt
+
+    stops = 0
+    while True:
+        study = opened(search, tmp_path / "parts.log")
+        with monkeypatch.context() as patched:
+            patched.setattr(Study, "enqueue_trial", stop)
+            try:
+                go_on(search, study)
+                break
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops > 5
+    assert history(study) == history(whole)
+
+
+def test_a_combination_not_tried_is_near() -> None:
+    axes = Axis("a", (1, 2, 3)), Axis("b", (), 1, 2, whole=True)
+    assert possible(axes) == 6
+    assert possible((*axes, Axis("c", (), 0, 1))) is None
+    assert possible((*axes, Axis("c", (), 0, 1e9, whole=True))) is None
+    tried = {(1, 1), (1, 2), (2, 1)}
+    assert {nearest((1, 1), axes, tried, Random(seed)) for seed in range(20)} == {(3, 1)}
+    assert {nearest((1, 1), axes, {*tried, (3, 1)}, Random(seed)) for seed in range(20)} == {(2, 2), (3, 2)}
+    assert nearest((1, 1), axes, {*product((1, 2, 3), (1, 2))}, Random(0)) is None
+
+
 def test_what_is_found_is_within_limits_and_unbeaten(tmp_path: Path) -> None:
     search = settings_search(tmp_path, SETTINGS)
     study = opened(search, journal := tmp_path / "journal.log")
@@ -467,7 +533,8 @@ def test_the_command_says_what_comes_nearest_where_nothing_is_within_limits(tmp_
     arguments = ["search", str(file), "limits=[images >= 40,memory_fits]", "trials=12", "--out", str(tmp_path / "none")]
     result = run.invoke(app, arguments)
     assert result.exit_code == 1
-    first, second = result.stdout.splitlines()
+    first, second, many = result.stdout.splitlines()
+    assert many.startswith("12 different settings of 116 possible ones were tried")
     nearest = re.fullmatch(r"nothing is within the limits; trial \d+ comes nearest: .*images=(\d+)", first)
     assert nearest
     search = settings_search(tmp_path, SETTINGS, *arguments[2:4])

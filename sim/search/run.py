@@ -64,12 +64,12 @@ def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
 
 def search_settings(search: SettingsSearch, folder: Path, tell: Tell) -> Answer:
     """The trials that nothing beats; where none is within the limits, why."""
-    from sim.search.settings import found_rows, go_on, opened, why_nothing
+    from sim.search.settings import found_rows, go_on, how_many, opened, to_try, why_nothing
 
     study = opened(search, folder / "journal.log")
-    go_on(search, study, lambda done: tell(f"{done} of {search.trials} trials"))
+    go_on(search, study, lambda done: tell(f"{done} of {to_try(search)} trials"))
     rows = found_rows(search, study)
-    return Answer(rows, [] if rows else why_nothing(search, study))
+    return Answer(rows, [*([] if rows else why_nothing(search, study)), *how_many(search, study)])
 
 
 # ---------------------------------------------------------------------------------------------------- layers
