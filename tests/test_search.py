@@ -29,6 +29,7 @@ from sim.search.combinations import nearest, possible
 from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_search
 from sim.search.folder import digest
 from sim.search.folder import opened as claimed
+from sim.search.journal import mended
 from sim.search.knapsack import front, unbeaten
 from sim.search.layers import MORE_MODES, LayerSearch, Unreached, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise, mean_ages
@@ -37,6 +38,7 @@ from sim.search.order import KINDS, Candidate, local_search, reordered
 from sim.search.rules import beyond, know, rules, stand
 from sim.search.run import cost_of, seconds_of
 from sim.search.settings import evaluated, found_rows, go_on, how_many, opened, told, unbeaten_trials
+from sim.sweeps.provenance import version
 from sim.sweeps.sweep import Axis
 from sim.vulnerability import Vulnerability, quality_cost
 
@@ -379,6 +381,31 @@ def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
         assert place in str(error.value)
 
 
+def test_a_fault_beside_others_is_said_as_when_alone(tmp_path: Path) -> None:
+    """What is sound is read like a whole file, and something sound stands in for the rest."""
+    alone = ["limits=[memory_fit,makespan_s <=,3,true]"]
+    with pytest.raises(ValueError, match="limits") as error:
+        read_search(written(tmp_path, SETTINGS), alone)
+    lines = str(error.value).splitlines()
+    assert [line.split("search.yaml: ")[1] for line in lines] == [
+        "limits[0]: 'memory_fit': there is no memory_fit",
+        "limits[1]: 'makespan_s <=' cannot be read: invalid syntax",
+        "limits[2]: '3' should be a condition, as images <= 16",
+        "limits[3]: 'True' asks for no column",
+    ]
+    with pytest.raises(ValueError, match="luck: unknown key") as error:
+        read_search(written(tmp_path, SETTINGS), [*alone, "luck=1", "trials=none", "minimize=[]"])
+    assert {*lines} < {*str(error.value).splitlines()}
+    assert "minimize: should be 1 at least, not 0" in str(error.value)
+    with pytest.raises(ValueError, match=r"modes: should be 2 at least, not 1 \(\['sync'\]\)$"):
+        read_search(written(tmp_path, LAYERS), ["modes=[sync]"])
+    with pytest.raises(ValueError, match=r"modes\[0\]: cannot read the mode '3'") as error:
+        read_search(written(tmp_path, LAYERS), ["modes=[3,sync]", "luck=1"])
+    with pytest.raises(ValueError, match=r"base.cluster: null") as error:
+        read_search(written(tmp_path, SETTINGS), ["base.cluster=null", "axes.schedule=[null,sync]"])
+    assert "axes.schedule[0]: null" in str(error.value)
+
+
 def test_files_are_read(tmp_path: Path) -> None:
     kinds = {SETTINGS: SettingsSearch, LAYERS: LayersSearch, ORDER: OrderSearch}
     for text, kind in kinds.items():
@@ -438,8 +465,7 @@ def test_all_settings_are_tried_once_and_nothing_better_is_left(tmp_path: Path, 
     assert {tuple(trial.values) for trial in unbeaten_trials(study)} == unbeaten
     failed = sum(row["error"] is not None for row in every)
     could_not = f"; {failed} of them could not be run" if failed else ""
-    assert how_many(search, study) == [f"all 27 possible settings were tried{could_not}: nothing better is left"]
-    assert how_many(replace(search, trials=5), study)[1].startswith("27 trials are there, more than 5")
+    assert how_many(search, study) == f"all 27 possible settings were tried{could_not}: nothing better is left"
 
 
 def test_a_stop_before_a_setting_that_was_not_tried_is_asked_for_loses_nothing(
@@ -605,7 +631,7 @@ def test_layers_are_asked_for_by_latency_and_held_against_rules(tmp_path: Path) 
 
 
 def searched(file: Path, out: Path, *changes: str) -> None:
-    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(out)])
+    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(out)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
@@ -656,6 +682,78 @@ def test_a_folder_of_another_search_is_left_alone(tmp_path: Path, text: str, hel
     assert (out / held).read_text() == before
 
 
+@pytest.mark.parametrize("text", ["SETTINGS", "LAYERS", "ORDER"])
+def test_a_folder_belongs_to_one_version(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out = written(tmp_path, globals()[text]), tmp_path / "out"
+    searched(file, out)
+    searched(file, out)
+    state = (out / "_search.json").read_text()
+    held = json.loads(state)
+    assert held["version"] == version()
+    assert [{"command", "date", "host", "python", "numpy", "optuna"} <= run.keys() for run in held["runs"]] == [
+        True
+    ] * 2
+    monkeypatch.setattr("sim.sweeps.provenance.version", lambda: "later")
+    with pytest.raises(ValueError, match=r"holds a search by another version \(.*, not later\); say another --out"):
+        searched(file, out)
+    assert (out / "_search.json").read_text() == state
+
+
+def test_a_journal_goes_on_without_a_line_half_written(tmp_path: Path) -> None:
+    file, whole, cut = written(tmp_path, GRID), tmp_path / "whole", tmp_path / "cut"
+    searched(file, whole, "trials=12")
+    searched(file, cut, "trials=8")
+    journal = cut / "journal.log"
+    for lost in (1, 20, 300, 1500):  # a stop between any two bytes
+        journal.write_bytes(journal.read_bytes()[:-lost])
+        assert (journal.read_bytes()[-1:] != b"\n") == bool(told_of := mended(journal))
+        assert told_of == "" or told_of.startswith(f"{journal}: its last line was not written to its end")
+        searched(file, cut, "trials=9")
+    with journal.open("ab") as end:
+        end.write(b'{"op_code":')
+    result = CliRunner().invoke(app, ["search", str(file), "trials=12", "--out", str(cut)])
+    assert result.exit_code == 0
+    assert "its last line was not written to its end" in result.stderr
+    search = settings_search(tmp_path, GRID)
+    assert history(opened(search, journal)) == history(opened(search, whole / "journal.log"))
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:4], "{", *lines[5:]]) + "\n")
+    with pytest.raises(ValueError, match=r"journal.log: line 5 is damaged; `sed -i '5,\$d' .*journal.log` keeps"):
+        searched(file, cut)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_search_that_found_nothing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    def fails(*_: object) -> None:
+        raise fault
+
+    for text, what in ((SETTINGS, "settings.evaluated"), (LAYERS, "run.layer_search"), (ORDER, "run.local_search")):
+        file, out, begun = written(tmp_path, text), tmp_path / "out", tmp_path / what
+        searched(file, begun, *(["trials=3"] if text != LAYERS else []))
+        held = {path.name for path in begun.iterdir()}
+        with monkeypatch.context() as patched:
+            patched.setattr(f"sim.search.{what}", fails)
+            assert CliRunner().invoke(app, ["search", str(file), "--out", str(out)]).exit_code
+            assert CliRunner().invoke(app, ["search", str(file), "--out", str(begun)]).exit_code
+        assert not out.exists()
+        assert {path.name for path in begun.iterdir()} == held
+
+
+def test_tables_say_units(tmp_path: Path) -> None:
+    file, changes = written(tmp_path, GRID), ["minimize=[memory_bytes,makespan_s]", "trials=3"]
+    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(tmp_path / "out")])
+    assert re.search(r" [\d.]+ MB +[\d.]+ ms$", result.stdout.splitlines()[1])
+    result = CliRunner().invoke(app, ["search", str(file), changes[0], "trials=2", "--out", str(tmp_path / "out")])
+    assert result.stdout.splitlines()[-1] == "3 trials are there, more than 2: this is what all of them found"
+    file, out = written(tmp_path, ORDER), tmp_path / "order"
+    searched(file, out, "trials=3")
+    assert CliRunner().invoke(app, ["search", str(file), "trials=3", "--out", str(out)]).stdout.endswith(" GB\n")
+    result = CliRunner().invoke(app, ["search", str(file), "trials=2", "--out", str(out)])
+    assert result.stdout.splitlines()[-1] == "3 trials are there, more than 2: this is what all of them found"
+
+
 @pytest.mark.parametrize(("text", "held"), KINDS_OF_SEARCH)
 def test_nothing_is_put_beside_other_files(tmp_path: Path, text: str, held: str) -> None:
     run, file, out = CliRunner(), written(tmp_path, globals()[text]), tmp_path / "out"
@@ -685,7 +783,8 @@ def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
     file, out = written(tmp_path, ORDER), tmp_path / "out"
     searched(file, out, "trials=1")
     arguments = ["search", str(file), "--out", str(out)]
-    with claimed(out, digest(read_search(file)), {"command": ""}), pytest.raises(ValueError, match="another process"):
+    made = {"search": digest(read_search(file)), "version": version()}
+    with claimed(out, made, {"command": ""}), pytest.raises(ValueError, match="another process"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     (out / "order.json").write_text("[")
     with pytest.raises(ValueError, match="is not what a search of orders writes"):

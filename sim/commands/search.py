@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +27,21 @@ def search(file: File, changes: Changes = None, out: Out = None) -> None:
 
     from sim.search.file import LayersSearch, SettingsSearch, read_search
     from sim.search.folder import digest, opened
-    from sim.search.run import search_layers, search_order, search_settings
+    from sim.search.journal import mended
+    from sim.search.run import JOURNAL, anything_found, search_layers, search_order, search_settings
     from sim.search.show import answer_lines
+    from sim.sweeps.provenance import version
 
     asked = read_search(file, changes or [])
     folder = out or Path("out") / file.stem
-    made = {"command": _command(file, changes or [], folder), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    with opened(folder, digest(asked), made), Console(stderr=True).status("searching") as status:
+    made = {"search": digest(asked), "version": version()}
+    with (
+        opened(folder, made, _run(file, changes or [], folder), lambda: anything_found(folder)),
+        Console(stderr=True).status("searching") as status,
+    ):
         if isinstance(asked, SettingsSearch):
+            if told := mended(folder / JOURNAL):
+                print(told, file=sys.stderr)
             answer = search_settings(asked, folder, status.update)
         elif isinstance(asked, LayersSearch):
             answer = search_layers(asked, folder, status.update)
@@ -44,5 +52,12 @@ def search(file: File, changes: Changes = None, out: Out = None) -> None:
         raise typer.Exit(1)
 
 
-def _command(file: Path, changes: Sequence[str], folder: Path) -> str:
-    return shlex.join(["python", "-m", "sim", "search", str(file), *changes, "--out", str(folder)])
+def _run(file: Path, changes: Sequence[str], folder: Path) -> dict[str, str]:
+    """What is noted of a run: command, date, machine, libraries."""
+    from importlib.metadata import version as of
+
+    from sim.sweeps.provenance import here
+
+    command = shlex.join(["python", "-m", "sim", "search", str(file), *changes, "--out", str(folder)])
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command, "date": date, **here(), "optuna": of("optuna")}

@@ -41,13 +41,16 @@ def limit_problems(limits: Sequence[str], base: Mapping[str, Any], axes: Mapping
     columns = {name: np.array([_SAMPLES[kind]]) for name, kind in _kinds(base, axes).items()}
     for i, limit in enumerate(limits):
         try:
-            unknown = [name for name in Formula(limit).names if name not in columns]
+            names = Formula(limit).names
+            unknown = [name for name in names if name not in columns]
             if not unknown:
                 Formula(limit).mask(columns)
         except ValueError as error:
             yield f"limits[{i}]: {error}"
             continue
-        if unknown:
+        if not names:
+            yield f"limits[{i}]: {limit!r} asks for no column"
+        elif unknown:
             yield f"limits[{i}]: {limit!r}: there is no {', '.join(unknown)}"
         elif limit in limits[:i]:
             yield f"limits[{i}]: {limit!r} stands there twice"

@@ -104,7 +104,13 @@ class _Order(_Base):
 
 _File = _Settings | _Layers | _Order
 _KINDS: dict[str, type[_File]] = {"settings": _Settings, "layers": _Layers, "order": _Order}
-_NOTHING: dict[str, Any] = {"base": {}, "axes": {}, "minimize": [], "trials": 1}  # where the file is wrong
+_STAND_IN: dict[str, Any] = {
+    "base": {},
+    "axes": {},
+    "minimize": ["makespan_s"],
+    "trials": 1,
+    "modes": ["sync", "stale"],
+}  # where the file is wrong
 
 
 @dataclass(frozen=True)
@@ -183,14 +189,15 @@ def _kind(tables: Mapping[str, Any], path: Path | str) -> type[_File]:
 
 
 def _shaped(kind: type[_File], tables: Mapping[str, Any], problems: list[str]) -> tuple[_File, set[Any]]:
-    """The file, and keys that are wrong or missing: there it asks for nothing, so that the rest can be looked at."""
+    """The file, and keys that are wrong or missing: something sound stands in there, so that the rest is looked at."""
     try:
         return kind.model_validate(tables), set()
     except ValidationError as error:
         problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in readable(error.errors())]
         wrong = {each["loc"][0] for each in error.errors()}
         sound = {key: value for key, value in tables.items() if key not in wrong}
-        return kind.model_construct(**_NOTHING | sound), wrong
+        stand_in = {key: value for key, value in _STAND_IN.items() if key in wrong and key in kind.model_fields}
+        return kind.model_validate({**stand_in, **sound}), wrong
 
 
 def _settings(file: _Settings, wrong: set[Any], path: Path | str, problems: list[str]) -> SettingsSearch | None:

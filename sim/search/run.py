@@ -20,6 +20,7 @@ from sim.memory import Reserve, channels_of, memory
 from sim.output import whole_file
 from sim.schedule import Schedule
 from sim.search.file import LayersSearch, OrderSearch, Run, SettingsSearch
+from sim.search.journal import holds_trials
 from sim.search.layers import Cost, Found, LayerSearch, Unreached, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise
 from sim.search.order import Candidate, Improved, local_search, reordered
@@ -28,6 +29,7 @@ from sim.units import readable
 from sim.vectorised.evaluate import Evaluator
 from sim.vulnerability import Vulnerability, quality_cost
 
+JOURNAL, FRONT, ORDER = "journal.log", "front.json", "order.json"
 Row = dict[str, Any]
 Tell = Callable[[str], None]
 
@@ -39,6 +41,17 @@ class Answer:
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     beside: list[Row] = field(default_factory=list)
+
+
+def more_there(done: int, asked: int) -> list[str]:
+    """That more trials are there than were asked for, if so."""
+    told = f"{done} trials are there, more than {asked}: this is what all of them found"
+    return [told] if done > asked else []
+
+
+def anything_found(folder: Path) -> bool:
+    """Whether a search left anything there that it can go on with, or that somebody may want."""
+    return (folder / FRONT).exists() or (folder / ORDER).exists() or holds_trials(folder / JOURNAL)
 
 
 def seconds_of(run: Run) -> Callable[[Schedule], float]:
@@ -64,12 +77,13 @@ def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
 
 def search_settings(search: SettingsSearch, folder: Path, tell: Tell) -> Answer:
     """The trials that nothing beats; where none is within the limits, why."""
-    from sim.search.settings import found_rows, go_on, how_many, opened, to_try, why_nothing
+    from sim.search.settings import found_rows, go_on, how_many, opened, to_try, told, why_nothing
 
-    study = opened(search, folder / "journal.log")
+    study = opened(search, folder / JOURNAL)
     go_on(search, study, lambda done: tell(f"{done} of {to_try(search)} trials"))
     rows = found_rows(search, study)
-    return Answer(rows, [*([] if rows else why_nothing(search, study)), *how_many(search, study)])
+    return Answer(rows, [*([] if rows else why_nothing(search, study)), how_many(search, study),
+                         *more_there(len(told(study)), search.trials)])  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------- layers
@@ -108,7 +122,7 @@ def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> Answer:
         rows.append({"schedule": f"{name}.txt", **limit, **_told(found, layers.cost.name),
                      "memory_bytes": memory_bytes(plan, search.start), "against": against})  # fmt: skip
     beside = [_stand_row(each, layers.cost.name) for each in stands]
-    _write(folder / "front.json", _text({"fastest_error": layers.fastest_error, "rows": rows, "rules": beside,
+    _write(folder / FRONT, _text({"fastest_error": layers.fastest_error, "rows": rows, "rules": beside,
                                          "unreached": notes}))  # fmt: skip
     return Answer(rows, notes, beside)
 
@@ -147,7 +161,7 @@ def _stand_row(stand: Stand, cost: str) -> Row:
 def search_order(search: OrderSearch, folder: Path, tell: Tell) -> Answer:
     """Writes the best order, each time that one is found, and returns a row for each; goes on where it was stopped, and
     finds what it would have found without a stop."""
-    state, rows, done = folder / "order.json", list[Row](), -1
+    state, rows, done = folder / ORDER, list[Row](), -1
     if state.exists():
         rows, done = _held(state)
     for trial, best in enumerate(_improvements(search, rows, done), done + 1):
@@ -157,7 +171,7 @@ def search_order(search: OrderSearch, folder: Path, tell: Tell) -> Answer:
             _write(folder / "order.txt", str(replace(plan, name="order")))
         tell(f"{trial} of {search.trials} trials, {best.seconds:.5g} s: {best.candidate}")
         _write(state, _text({"done": trial, "rows": rows}))
-    return Answer(rows, [f"{done} trials are there, more than {search.trials}"] if done > search.trials else [])
+    return Answer(rows, more_there(done, search.trials))
 
 
 def _held(state: Path) -> tuple[list[Row], int]:

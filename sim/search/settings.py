@@ -161,20 +161,17 @@ def found_rows(search: SettingsSearch, study: Study) -> list[Row]:
     ]  # fmt: skip
 
 
-def how_many(search: SettingsSearch, study: Study) -> list[str]:
-    """How many settings were tried, of how many, and whether more trials are there than were asked for."""
+def how_many(search: SettingsSearch, study: Study) -> str:
+    """How many settings were tried, of how many that are possible."""
     ended, every = told(study), possible(search.sweep.axes)
     different = len({_values(search, trial) for trial in ended})
     failed = sum("error" in trial.user_attrs for trial in ended)
     refused = f"; {failed} of them could not be run" if failed else ""
     if every is None:
-        lines = [f"{different} different settings were tried{refused}"]
-    elif different < every:
-        lines = [f"{different} different settings of {every} possible ones were tried{refused}"]
-    else:
-        lines = [f"all {every} possible settings were tried{refused}: nothing better is left"]
-    more = f"{len(ended)} trials are there, more than {search.trials}: this is what all of them found"
-    return [*lines, *([more] if len(ended) > search.trials else [])]
+        return f"{different} different settings were tried{refused}"
+    if different < every:
+        return f"{different} different settings of {every} possible ones were tried{refused}"
+    return f"all {every} possible settings were tried{refused}: nothing better is left"
 
 
 def why_nothing(search: SettingsSearch, study: Study) -> list[str]:
