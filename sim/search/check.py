@@ -1,4 +1,4 @@
-"""What is wrong with a search, a line each: its goals, its limits, its modes, and where it begins.
+"""What is wrong with a search, a line each: its goals, limits, modes and latencies, and where it begins.
 
 It knows what can be seen before anything runs; a sweep's settings and axes are looked at by sim/sweeps/check.py."""
 

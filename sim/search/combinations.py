@@ -28,7 +28,9 @@ def values_of(axis: Axis) -> Sequence[Any]:
     return range(int(axis.low), int(axis.high) + 1)
 
 
-def nearest(asked: Sequence[Any], axes: Sequence[Axis], tried: Collection[tuple[Any, ...]], random: Random) -> Any:
+def nearest(
+    asked: Sequence[Any], axes: Sequence[Axis], tried: Collection[tuple[Any, ...]], random: Random
+) -> tuple[Any, ...] | None:
     """A combination that was not tried, which differs from `asked` in as few axes as possible; None if all were."""
     for count in range(len(axes) + 1):
         for changed in _shuffled(combinations(range(len(axes)), count), random):

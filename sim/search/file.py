@@ -67,7 +67,7 @@ Trials = Annotated[int, Field(ge=1, le=10**6)]
 POINTS = 8
 
 
-def as_list(said: Any) -> Any:
+def _as_list(said: Any) -> Any:
     """One value as a list of it."""
     return [said] if isinstance(said, str | int | float) else said
 
@@ -93,7 +93,7 @@ class _Layers(_Base):
         default_factory=lambda: [str(mode) for mode in MORE_MODES]
     )
     points: Annotated[int, Field(ge=1, le=1000)] | None = None
-    latency_s: Annotated[list[Any], Field(min_length=1), BeforeValidator(as_list)] | None = None
+    latency_s: Annotated[list[Any], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     probes: Annotated[int, Field(ge=1, le=1000)] = 20
 
 

@@ -104,6 +104,7 @@ def _asked(search: SettingsSearch, study: Study, ended: Sequence[FrozenTrial]) -
         return trial, chosen
     study.tell(trial, state=TrialState.FAIL)
     other = nearest(chosen, axes, tried, Random(f"{search.seed} {len(ended)}"))
+    assert other is not None  # or the search had ended
     study.enqueue_trial({axis.key: value for axis, value in zip(axes, other, strict=True)})
     trial = study.ask()
     return trial, tuple(_suggested(trial, axis) for axis in axes)

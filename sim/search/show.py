@@ -21,7 +21,8 @@ def answer_lines(answer: Answer) -> list[str]:
     """The rows, what they are held against, and what else is to be said."""
     found = _table([_row(row) for row in answer.rows])
     if found and answer.beside:
-        found.append(f"over a rule: how far its makespan, and its {_cost_of(answer.beside[0])}, are exceeded")
+        exceeded = f"by how much its makespan and its {_cost_of(answer.beside[0])} are exceeded"
+        found.append(f"over a rule: {exceeded}; below zero, what was found is better")
     parts = [found, _table([_rule(row) for row in answer.beside]), answer.notes]
     lines = [["", *part] for part in parts if part]
     return [line for part in lines for line in part][1:]
