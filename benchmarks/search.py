@@ -31,6 +31,7 @@ from sim.search.file import Run
 from sim.search.layers import MODES, MORE_MODES, Cost, LayerSearch, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise
 from sim.search.order import SETTINGS, local_search, reordered
+from sim.search.rules import Rule, Stand, know, rules, stand
 from sim.search.run import cost_of, memory_bytes, seconds_of, with_settings
 from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
@@ -38,7 +39,6 @@ from sim.workload import ModelShape
 
 MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 10
 CLUSTERS, BATCHES = ("8x-rtx4090", "8x-h100"), (4, 16, 32)
-RULES = ("deep", "shallow", "staggered")
 TRIES = 8
 ORDER_STEPS, ORDER_TRIALS = 9, 120
 TARGET = Path(__file__).parent / "results" / "search.json"
@@ -79,51 +79,46 @@ def compared(found_s: np.ndarray[Any, Any], rule_s: np.ndarray[Any, Any]) -> Row
 # -------------------------------------------------------------------------------------------------- layers
 
 
-def rule(name: str, steps: int, layers: int) -> tuple[Schedule, list[bool]]:
-    """Interweaved with those layers synchronous, and which those are."""
-    half = layers // 2
-    waits = {"deep": range(half, layers), "shallow": range(half), "staggered": range(1, layers, 2)}[name]
-    return load_schedule("interweaved", steps, layers, synchronous=name), [layer in waits for layer in range(layers)]
-
-
-def of_modes(modes: Sequence[Mode], waits: Sequence[bool]) -> np.ndarray[Any, Any]:
-    names = [str(mode) for mode in modes]
-    return np.array([names.index("sync" if each else "stale") for each in waits])
-
-
 def layers_of(run: Run) -> list[Row]:
     """A row for each cost, means and rule."""
     rows, timed = [], remembered(seconds_of(run))
     steps, layers = run.schedule.steps, run.schedule.layers
-    rules = {name: rule(name, steps, layers) for name in RULES}
-    rule_s = {name: drawn_s(plan, run) for name, (plan, _) in rules.items()}
+    some = rules(steps, layers)
+    rule_s = {each.name: drawn_s(each.schedule, run) for each in some}
     for means, modes in {"layers": MODES, "layers and slots": MORE_MODES}.items():
         costs = age_cost(steps, layers, modes), image_cost(steps, layers, modes, Vulnerability.load("digits"))
         for cost in costs:
             search = LayerSearch(steps, layers, modes, cost, timed)
             search.probe(PROBES, seed=0)
-            for _, waits in rules.values():
-                search.known(of_modes(modes, waits))
-            for name, (plan, waits) in rules.items():
-                rows.append(_against(run, search, name, timed(plan), rule_s[name], cost.of(of_modes(modes, waits))))
+            know(search, some)
+            for each in some:
+                rows.append(
+                    _against(run, stand(search, each, _cost(cost, each, modes), TRIES), cost, rule_s[each.name])
+                )
                 rows[-1] |= {"means": means, "layers_off": [min(search.errors), max(search.errors)]}
                 print({key: rows[-1][key] for key in ("cluster", "images", "means", "cost", "rule", "cost_of_rule",
                        "cost_as_fast", "saved_at_cost")}, flush=True)  # fmt: skip
     return rows
 
 
-def _against(
-    run: Run, search: LayerSearch, name: str, seconds: float, rule_s: np.ndarray[Any, Any], cost: float
-) -> Row:
+def _cost(cost: Cost, rule: Rule, modes: Sequence[Mode]) -> float:
+    choice = rule.choice(modes)
+    assert choice is not None  # sync and stale are among all modes
+    return cost.of(choice)
+
+
+def _against(run: Run, at: Stand, cost: Cost, rule_s: np.ndarray[Any, Any]) -> Row:
     """The front where a rule stands: the least cost as fast as it, and the fastest at its cost."""
-    cheap, quick = search.best(seconds, TRIES), search.fastest(cost, TRIES)
+    cheap, quick = at.as_fast, at.at_cost
+    assert cheap is not None  # the rule is known to the search
+    assert quick is not None
     told = {
         key: compared(drawn_s(layerwise(STEPS, found.modes), run), rule_s)
         for key, found in (("as_fast", cheap), ("at_cost", quick))
     }
     modes = {key: [str(mode) for mode in found.modes] for key, found in (("as_fast", cheap), ("at_cost", quick))}
-    return {"cluster": run.cluster.name, "images": run.workload.images, "cost": search.cost.name, "rule": name,
-            "rule_s": seconds, "cost_of_rule": cost, "as_fast_s": cheap.seconds, "cost_as_fast": cheap.cost,
+    return {"cluster": run.cluster.name, "images": run.workload.images, "cost": cost.name, "rule": at.rule,
+            "rule_s": at.seconds, "cost_of_rule": at.cost, "as_fast_s": cheap.seconds, "cost_as_fast": cheap.cost,
             "no_less_than": cheap.bound, "at_cost_s": quick.seconds, "cost_at_cost": quick.cost,
             "saved_as_fast": told["as_fast"], "saved_at_cost": told["at_cost"], "modes": modes}  # fmt: skip
 
@@ -200,16 +195,15 @@ def digits() -> Row:
         cost: Cost = image_cost(steps, 6, modes, Vulnerability.load("digits"))
         search = LayerSearch(steps, 6, modes, cost, timed)
         search.probe(PROBES, seed=0)
-        for name in RULES:
-            search.known(of_modes(modes, rule(name, steps, 6)[1]))
-        for name in RULES:
-            plan, waits = rule(name, steps, 6)
+        know(search, some := rules(steps, 6))
+        for each in some:
+            name, plan = each.name, each.schedule
             found = search.best(timed(plan))
             label = f"{means.replace(' ', '-')}-{name}"
             texts |= {f"rule-{name}": str(replace(plan, name=f"rule-{name}")),
                       label: str(layerwise(steps, found.modes, name=label))}  # fmt: skip
             rows.append({"rule": name, "means": means, "rule_s": timed(plan), "found_s": found.seconds,
-                         "estimated_rule": cost.of(of_modes(modes, waits)), "estimated_found": found.cost,
+                         "estimated_rule": _cost(cost, each, modes), "estimated_found": found.cost,
                          "modes": [str(mode) for mode in found.modes], "found": label})  # fmt: skip
             print(rows[-1], flush=True)
     return {"rows": rows, "images": _judged(texts, steps)}

@@ -81,8 +81,15 @@ def readable(errors: Any, meant: Mapping[str, str | None] | None = None) -> list
             del where[1]
         found = "" if error["type"] == "missing" else f" ({error['input']!r})"
         if error["type"] != "value_error":  # ours, from __post_init__
-            lines.append(f"{'.'.join(where)}: {words.get(error['type'], error['msg'])}{found}".removeprefix(": "))
+            lines.append(f"{'.'.join(where)}: {words.get(error['type'], _told(error))}{found}".removeprefix(": "))
     return lines
+
+
+def _told(error: Any) -> str:
+    """What is wrong, in pydantic's words but where these are its own."""
+    if error["type"] == "too_short":
+        return f"should be {error['ctx']['min_length']} at least, not {error['ctx']['actual_length']}"
+    return str(error["msg"])
 
 
 class _Lines(yaml.SafeDumper):

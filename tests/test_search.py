@@ -25,16 +25,21 @@ from typer.testing import CliRunner
 
 from sim import Schedule, ScheduleError, Workload, load_schedule, simulate
 from sim.cli import app
+from sim.search.combinations import nearest, possible
 from sim.search.file import LayersSearch, OrderSearch, SettingsSearch, read_search
 from sim.search.folder import digest
 from sim.search.folder import opened as claimed
+from sim.search.journal import mended
 from sim.search.knapsack import front, unbeaten
-from sim.search.layers import MORE_MODES, LayerSearch, age_cost, image_cost
+from sim.search.layers import MORE_MODES, LayerSearch, Unreached, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise, mean_ages
 from sim.search.limits import excess, missed
 from sim.search.order import KINDS, Candidate, local_search, reordered
-from sim.search.run import cost_of
-from sim.search.settings import found_rows, go_on, opened, told, unbeaten_trials
+from sim.search.rules import beyond, know, rules, stand
+from sim.search.run import cost_of, seconds_of
+from sim.search.settings import evaluated, found_rows, go_on, how_many, opened, told, unbeaten_trials
+from sim.sweeps.provenance import version
+from sim.sweeps.sweep import Axis
 from sim.vulnerability import Vulnerability, quality_cost
 
 ROOT = Path(__file__).parent.parent
@@ -171,6 +176,22 @@ def test_a_bound_holds_where_the_limit_is_just_what_layers_add_up_to(stale_s: fl
         assert found.bound <= found.cost * (1 + 1e-9)
 
 
+def test_whatever_one_mode_in_all_layers_reaches_is_reached() -> None:
+    """Also where mixtures take longer than their layers say, so that nothing is said to be surely fast enough."""
+
+    def slower_if_mixed(schedule: Schedule) -> float:
+        stale = sum(age > 0 for age, *_ in schedule.staleness()[-1])
+        return (4 - stale * 0.5) * (1.05 if 0 < stale < 4 else 1.0)
+
+    search = LayerSearch(STEPS, 4, MODES[:2], age_cost(STEPS, 4, MODES[:2]), slower_if_mixed)
+    assert search.probe(20, seed=0) == 0
+    found = [search.best(limit_s) for limit_s in (2.0, 2.04, 4.0)]
+    assert [each.seconds for each in found] == [2.0, 2.0, 4.0]
+    assert all(each.bound is not None and each.bound <= each.cost * (1 + 1e-9) for each in found)
+    with pytest.raises(Unreached, match=r"nothing was found that takes 1.99 s at most; the fastest found takes 2 s"):
+        search.best(1.99)
+
+
 def test_layers_that_cost_more_are_spared() -> None:
     weights = np.array([[1.0, 1.0], [9.0, 9.0], [1.0, 1.0], [9.0, 9.0], [1.0, 1.0], [1.0, 1.0]])
     search = LayerSearch(STEPS, 6, MODES[:2], age_cost(STEPS, 6, MODES[:2], weights=weights), timed)
@@ -182,6 +203,38 @@ def test_layers_that_cost_more_are_spared() -> None:
     deep = np.array([1, 1, 1, 0, 0, 0])
     assert search.best(search.timed(search.schedule(deep))).cost <= digits.of(deep)
     assert search.fastest(digits.of(deep)).cost <= digits.of(deep) * (1 + 1e-9)
+
+
+# ---------------------------------------------------------------------------------------------- rules of thumb
+
+
+def test_rules_of_thumb_are_modes_of_layers() -> None:
+    for layers in (2, 3, 5, 6):
+        for rule in rules(STEPS, layers):
+            assert load_schedule("interweaved", STEPS, layers, synchronous=rule.name).ops == rule.schedule.ops
+            choice = rule.choice(MODES)
+            assert choice is not None
+            assert layerwise(STEPS, [MODES[m] for m in choice]).ops == rule.schedule.ops
+            assert rule.choice(MODES[1:]) is None
+    assert [[rule.name for rule in rules(STEPS, layers)] for layers in (2, 3, 4)] == [
+        [], ["shallow", "staggered"], ["deep", "shallow", "staggered"]]  # fmt: skip
+
+
+def test_nothing_is_found_that_a_rule_of_thumb_beats() -> None:
+    search = LayerSearch(STEPS, 4, MODES, age_cost(STEPS, 4, MODES), timed)
+    know(search, some := rules(STEPS, 4))
+    for rule in some:
+        cost = cost_of(None)(rule.schedule)
+        found = stand(search, rule, cost)
+        assert found.as_fast is not None
+        assert found.as_fast.seconds <= found.seconds == timed(rule.schedule)
+        assert found.as_fast.cost <= cost * (1 + 1e-9)
+        assert found.at_cost is not None
+        assert found.at_cost.cost <= cost * (1 + 1e-9)
+        assert found.at_cost.seconds <= found.seconds
+        assert [*beyond(found.seconds / 2, cost * 3, [found])] == [(rule.name, -0.5, pytest.approx(2.0))]
+    search = LayerSearch(STEPS, 4, MODES[1:2] * 2, age_cost(STEPS, 4, MODES[1:2] * 2), timed)
+    assert stand(search, some[0], 0.1).at_cost is None
 
 
 # ------------------------------------------------------------------------------------------------------ orders
@@ -328,6 +381,31 @@ def test_all_faults_of_a_file_are_said_at_once(tmp_path: Path) -> None:
         assert place in str(error.value)
 
 
+def test_a_fault_beside_others_is_said_as_when_alone(tmp_path: Path) -> None:
+    """What is sound is read like a whole file, and something sound stands in for the rest."""
+    alone = ["limits=[memory_fit,makespan_s <=,3,true]"]
+    with pytest.raises(ValueError, match="limits") as error:
+        read_search(written(tmp_path, SETTINGS), alone)
+    lines = str(error.value).splitlines()
+    assert [line.split("search.yaml: ")[1] for line in lines] == [
+        "limits[0]: 'memory_fit': there is no memory_fit",
+        "limits[1]: 'makespan_s <=' cannot be read: invalid syntax",
+        "limits[2]: '3' should be a condition, as images <= 16",
+        "limits[3]: 'True' asks for no column",
+    ]
+    with pytest.raises(ValueError, match="luck: unknown key") as error:
+        read_search(written(tmp_path, SETTINGS), [*alone, "luck=1", "trials=none", "minimize=[]"])
+    assert {*lines} < {*str(error.value).splitlines()}
+    assert "minimize: should be 1 at least, not 0" in str(error.value)
+    with pytest.raises(ValueError, match=r"modes: should be 2 at least, not 1 \(\['sync'\]\)$"):
+        read_search(written(tmp_path, LAYERS), ["modes=[sync]"])
+    with pytest.raises(ValueError, match=r"modes\[0\]: cannot read the mode '3'") as error:
+        read_search(written(tmp_path, LAYERS), ["modes=[3,sync]", "luck=1"])
+    with pytest.raises(ValueError, match=r"base.cluster: null") as error:
+        read_search(written(tmp_path, SETTINGS), ["base.cluster=null", "axes.schedule=[null,sync]"])
+    assert "axes.schedule[0]: null" in str(error.value)
+
+
 def test_files_are_read(tmp_path: Path) -> None:
     kinds = {SETTINGS: SettingsSearch, LAYERS: LayersSearch, ORDER: OrderSearch}
     for text, kind in kinds.items():
@@ -361,6 +439,69 @@ def test_trials_are_those_of_a_search_that_was_never_stopped(tmp_path: Path, goa
         lost.set_user_attr("row", {})
     assert history(study) == history(whole)
     assert found_rows(search, study) == found_rows(search, whole)
+
+
+GRID = """
+search: settings
+base: {model: tiny, steps: 4, cluster: 8x-rtx4090, images: 4}
+axes:
+  schedule: [sync, interweaved, displaced]
+  schedule.stride: [null, 2, 3]
+  schedule.intervals: [null, "1,2", "2,2"]
+minimize: [makespan_s, mean_age_steps]
+trials: 40
+"""
+
+
+@pytest.mark.parametrize("goals", ["[makespan_s,mean_age_steps]", "[mean_age_steps]"])
+def test_all_settings_are_tried_once_and_nothing_better_is_left(tmp_path: Path, goals: str) -> None:
+    search = settings_search(tmp_path, GRID, f"minimize={goals}")
+    go_on(search, study := opened(search, tmp_path / "journal.log"))
+    asked = [tuple(trial.params[axis.key] for axis in search.sweep.axes) for trial in told(study)]
+    assert sorted(map(repr, asked)) == sorted(map(repr, product(*(axis.values for axis in search.sweep.axes))))
+    every = [evaluated(search, {**search.sweep.base, **trial.params}) for trial in told(study)]
+    costs = [tuple(row[goal] for goal in search.minimize) for row in every if row["error"] is None]
+    unbeaten = {one for one in costs if not any(all(map(float.__le__, a, one)) and a != one for a in costs)}
+    assert {tuple(trial.values) for trial in unbeaten_trials(study)} == unbeaten
+    failed = sum(row["error"] is not None for row in every)
+    could_not = f"; {failed} of them could not be run" if failed else ""
+    assert how_many(search, study) == f"all 27 possible settings were tried{could_not}: nothing better is left"
+
+
+def test_a_stop_before_a_setting_that_was_not_tried_is_asked_for_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = settings_search(tmp_path, GRID)
+    go_on(search, whole := opened(search, tmp_path / "whole.log"))
+    queue = Study.enqueue_trial
+
+    def stop(self: Study, params: dict[str, object]) -> None:
+        queue(self, params)
+        raise KeyboardInterrupt
+
+    stops = 0
+    while True:
+        study = opened(search, tmp_path / "parts.log")
+        with monkeypatch.context() as patched:
+            patched.setattr(Study, "enqueue_trial", stop)
+            try:
+                go_on(search, study)
+                break
+            except KeyboardInterrupt:
+                stops += 1
+    assert stops > 5
+    assert history(study) == history(whole)
+
+
+def test_a_combination_not_tried_is_near() -> None:
+    axes = Axis("a", (1, 2, 3)), Axis("b", (), 1, 2, whole=True)
+    assert possible(axes) == 6
+    assert possible((*axes, Axis("c", (), 0, 1))) is None
+    assert possible((*axes, Axis("c", (), 0, 1e9, whole=True))) is None
+    tried = {(1, 1), (1, 2), (2, 1)}
+    assert {nearest((1, 1), axes, tried, Random(seed)) for seed in range(20)} == {(3, 1)}
+    assert {nearest((1, 1), axes, {*tried, (3, 1)}, Random(seed)) for seed in range(20)} == {(2, 2), (3, 2)}
+    assert nearest((1, 1), axes, {*product((1, 2, 3), (1, 2))}, Random(0)) is None
 
 
 def test_what_is_found_is_within_limits_and_unbeaten(tmp_path: Path) -> None:
@@ -418,7 +559,8 @@ def test_the_command_says_what_comes_nearest_where_nothing_is_within_limits(tmp_
     arguments = ["search", str(file), "limits=[images >= 40,memory_fits]", "trials=12", "--out", str(tmp_path / "none")]
     result = run.invoke(app, arguments)
     assert result.exit_code == 1
-    first, second = result.stdout.splitlines()
+    first, second, many = result.stdout.splitlines()
+    assert many.startswith("12 different settings of 116 possible ones were tried")
     nearest = re.fullmatch(r"nothing is within the limits; trial \d+ comes nearest: .*images=(\d+)", first)
     assert nearest
     search = settings_search(tmp_path, SETTINGS, *arguments[2:4])
@@ -454,8 +596,42 @@ def test_the_command_writes_schedules_that_are_what_it_says(tmp_path: Path) -> N
         assert np.mean(plan.staleness()) == pytest.approx(row["mean age"])
 
 
+def test_layers_are_asked_for_by_latency_and_held_against_rules(tmp_path: Path) -> None:
+    run, out = CliRunner(), tmp_path / "out"
+    file = written(tmp_path, LAYERS.replace("points: 3", "latency_s: [5 ms, 1, 900 ms]"))
+    result = run.invoke(app, ["search", str(file), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    held = json.loads((out / "front.json").read_text())
+    assert [row["latency_s"] for row in held["rows"]] == [1.0, 0.9]
+    assert [row["schedule"] for row in held["rows"]] == ["layers-0.txt"] * 2  # both are all synchronous
+    assert held["unreached"] == [line for line in result.stdout.splitlines() if line.startswith("nothing was found")]
+    assert held["unreached"][0].startswith("nothing was found that takes 5 ms at most; the fastest found takes ")
+    assert [row["rule"] for row in held["rules"]] == ["deep", "shallow", "staggered"]
+    start = read_search(file)
+    assert isinstance(start, LayersSearch)
+    for row in held["rules"]:
+        plan = load_schedule("interweaved", 4, 4, synchronous=row["rule"])
+        assert row["makespan_s"] == seconds_of(start.start)(plan)
+        assert row["mean age"] == cost_of(None)(plan)
+        assert row["as_fast"]["makespan_s"] <= row["makespan_s"]
+        assert row["at_cost"]["mean age"] <= row["mean age"] * (1 + 1e-9)
+        for found in held["rows"]:
+            far = found["against"][row["rule"]]
+            assert far["makespan"] == found["makespan_s"] / row["makespan_s"] - 1
+            assert far["cost"] == found["mean age"] / row["mean age"] - 1
+    head = result.stdout.splitlines()[0]
+    assert re.split("  +", head.strip())[-3:] == ["over deep", "over shallow", "over staggered"]
+    assert run.invoke(app, ["search", str(file), "latency_s=1 us", "--out", str(tmp_path / "none")]).exit_code == 1
+    with pytest.raises(ValueError, match="latency_s") as error:
+        read_search(file, ["latency_s=[1 MB,1,1 s,0,true]", "points=3"])
+    places = ("latency_s[0]: unknown unit 'MB'", "latency_s[2]: '1 s' stands there twice", "latency_s[3]: 0 should be",
+              "latency_s[4]: True is not", "points: 3 has no effect beside latency_s")  # fmt: skip
+    for place in places:
+        assert place in str(error.value)
+
+
 def searched(file: Path, out: Path, *changes: str) -> None:
-    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(out)])
+    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(out)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
 
@@ -506,6 +682,78 @@ def test_a_folder_of_another_search_is_left_alone(tmp_path: Path, text: str, hel
     assert (out / held).read_text() == before
 
 
+@pytest.mark.parametrize("text", ["SETTINGS", "LAYERS", "ORDER"])
+def test_a_folder_belongs_to_one_version(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, out = written(tmp_path, globals()[text]), tmp_path / "out"
+    searched(file, out)
+    searched(file, out)
+    state = (out / "_search.json").read_text()
+    held = json.loads(state)
+    assert held["version"] == version()
+    assert [{"command", "date", "host", "python", "numpy", "optuna"} <= run.keys() for run in held["runs"]] == [
+        True
+    ] * 2
+    monkeypatch.setattr("sim.sweeps.provenance.version", lambda: "later")
+    with pytest.raises(ValueError, match=r"holds a search by another version \(.*, not later\); say another --out"):
+        searched(file, out)
+    assert (out / "_search.json").read_text() == state
+
+
+def test_a_journal_goes_on_without_a_line_half_written(tmp_path: Path) -> None:
+    file, whole, cut = written(tmp_path, GRID), tmp_path / "whole", tmp_path / "cut"
+    searched(file, whole, "trials=12")
+    searched(file, cut, "trials=8")
+    journal = cut / "journal.log"
+    for lost in (1, 20, 300, 1500):  # a stop between any two bytes
+        journal.write_bytes(journal.read_bytes()[:-lost])
+        assert (journal.read_bytes()[-1:] != b"\n") == bool(told_of := mended(journal))
+        assert told_of == "" or told_of.startswith(f"{journal}: its last line was not written to its end")
+        searched(file, cut, "trials=9")
+    with journal.open("ab") as end:
+        end.write(b'{"op_code":')
+    result = CliRunner().invoke(app, ["search", str(file), "trials=12", "--out", str(cut)])
+    assert result.exit_code == 0
+    assert "its last line was not written to its end" in result.stderr
+    search = settings_search(tmp_path, GRID)
+    assert history(opened(search, journal)) == history(opened(search, whole / "journal.log"))
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:4], "{", *lines[5:]]) + "\n")
+    with pytest.raises(ValueError, match=r"journal.log: line 5 is damaged; `sed -i '5,\$d' .*journal.log` keeps"):
+        searched(file, cut)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_a_search_that_found_nothing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    def fails(*_: object) -> None:
+        raise fault
+
+    for text, what in ((SETTINGS, "settings.evaluated"), (LAYERS, "run.layer_search"), (ORDER, "run.local_search")):
+        file, out, begun = written(tmp_path, text), tmp_path / "out", tmp_path / what
+        searched(file, begun, *(["trials=3"] if text != LAYERS else []))
+        held = {path.name for path in begun.iterdir()}
+        with monkeypatch.context() as patched:
+            patched.setattr(f"sim.search.{what}", fails)
+            assert CliRunner().invoke(app, ["search", str(file), "--out", str(out)]).exit_code
+            assert CliRunner().invoke(app, ["search", str(file), "--out", str(begun)]).exit_code
+        assert not out.exists()
+        assert {path.name for path in begun.iterdir()} == held
+
+
+def test_tables_say_units(tmp_path: Path) -> None:
+    file, changes = written(tmp_path, GRID), ["minimize=[memory_bytes,makespan_s]", "trials=3"]
+    result = CliRunner().invoke(app, ["search", str(file), *changes, "--out", str(tmp_path / "out")])
+    assert re.search(r" [\d.]+ MB +[\d.]+ ms$", result.stdout.splitlines()[1])
+    result = CliRunner().invoke(app, ["search", str(file), changes[0], "trials=2", "--out", str(tmp_path / "out")])
+    assert result.stdout.splitlines()[-1] == "3 trials are there, more than 2: this is what all of them found"
+    file, out = written(tmp_path, ORDER), tmp_path / "order"
+    searched(file, out, "trials=3")
+    assert CliRunner().invoke(app, ["search", str(file), "trials=3", "--out", str(out)]).stdout.endswith(" GB\n")
+    result = CliRunner().invoke(app, ["search", str(file), "trials=2", "--out", str(out)])
+    assert result.stdout.splitlines()[-1] == "3 trials are there, more than 2: this is what all of them found"
+
+
 @pytest.mark.parametrize(("text", "held"), KINDS_OF_SEARCH)
 def test_nothing_is_put_beside_other_files(tmp_path: Path, text: str, held: str) -> None:
     run, file, out = CliRunner(), written(tmp_path, globals()[text]), tmp_path / "out"
@@ -535,7 +783,8 @@ def test_one_process_at_a_time_searches_in_a_folder(tmp_path: Path) -> None:
     file, out = written(tmp_path, ORDER), tmp_path / "out"
     searched(file, out, "trials=1")
     arguments = ["search", str(file), "--out", str(out)]
-    with claimed(out, digest(read_search(file)), {"command": ""}), pytest.raises(ValueError, match="another process"):
+    made = {"search": digest(read_search(file)), "version": version()}
+    with claimed(out, made, {"command": ""}), pytest.raises(ValueError, match="another process"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     (out / "order.json").write_text("[")
     with pytest.raises(ValueError, match="is not what a search of orders writes"):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from sim.search.file import SettingsSearch
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A YAML file; sim/search/file.py says what is in it.")]
 Changes = Annotated[
@@ -29,46 +27,37 @@ def search(file: File, changes: Changes = None, out: Out = None) -> None:
 
     from sim.search.file import LayersSearch, SettingsSearch, read_search
     from sim.search.folder import digest, opened
-    from sim.search.run import search_layers, search_order
+    from sim.search.journal import mended
+    from sim.search.run import JOURNAL, anything_found, search_layers, search_order, search_settings
+    from sim.search.show import answer_lines
+    from sim.sweeps.provenance import version
 
     asked = read_search(file, changes or [])
     folder = out or Path("out") / file.stem
-    made = {"command": _command(file, changes or [], folder), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-    with opened(folder, digest(asked), made), Console(stderr=True).status("searching") as status:
+    made = {"search": digest(asked), "version": version()}
+    with (
+        opened(folder, made, _run(file, changes or [], folder), lambda: anything_found(folder)),
+        Console(stderr=True).status("searching") as status,
+    ):
         if isinstance(asked, SettingsSearch):
-            rows, instead = _settings(asked, folder, status.update)
+            if told := mended(folder / JOURNAL):
+                print(told, file=sys.stderr)
+            answer = search_settings(asked, folder, status.update)
         elif isinstance(asked, LayersSearch):
-            rows, instead = search_layers(asked, folder, status.update), []
+            answer = search_layers(asked, folder, status.update)
         else:
-            rows, instead = search_order(asked, folder, status.update), []
-    print(*(_table(rows) if rows else instead), sep="\n")
-    if not rows:
+            answer = search_order(asked, folder, status.update)
+    print(*answer_lines(answer), sep="\n")
+    if not answer.rows:
         raise typer.Exit(1)
 
 
-def _command(file: Path, changes: Sequence[str], folder: Path) -> str:
-    return shlex.join(["python", "-m", "sim", "search", str(file), *changes, "--out", str(folder)])
+def _run(file: Path, changes: Sequence[str], folder: Path) -> dict[str, str]:
+    """What is noted of a run: command, date, machine, libraries."""
+    from importlib.metadata import version as of
 
+    from sim.sweeps.provenance import here
 
-def _settings(asked: SettingsSearch, folder: Path, tell: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """What was found; where that is nothing, why."""
-    from sim.search.settings import found_rows, go_on, opened, why_nothing
-
-    study = opened(asked, folder / "journal.log")
-    go_on(asked, study, lambda done: tell(f"{done} of {asked.trials} trials"))
-    rows = found_rows(asked, study)
-    return rows, [] if rows else why_nothing(asked, study)
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """A line a row; what is a list, or too long, is in the folder's files."""
-    from sim.show import grid
-
-    columns = [key for key, value in rows[0].items() if not isinstance(value, list)]
-    return grid(columns, ([_cell(row[key]) for key in columns] for row in rows))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={each}" for key, each in value.items()) or "-"
-    return f"{value:.5g}" if isinstance(value, float) else "-" if value is None else str(value)
+    command = shlex.join(["python", "-m", "sim", "search", str(file), *changes, "--out", str(folder)])
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command, "date": date, **here(), "optuna": of("optuna")}

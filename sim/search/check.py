@@ -1,4 +1,4 @@
-"""What is wrong with a search, a line each: its goals, its limits, its modes, and where it begins.
+"""What is wrong with a search, a line each: its goals, limits, modes and latencies, and where it begins.
 
 It knows what can be seen before anything runs; a sweep's settings and axes are looked at by sim/sweeps/check.py."""
 
@@ -14,6 +14,7 @@ from sim.search.layerwise import Mode
 from sim.sweeps.formula import Formula
 from sim.sweeps.rows import RESULTS
 from sim.sweeps.settings import DEFAULTS, in_si, setting_kind, settings_problems
+from sim.units import quantity
 from sim.vulnerability import Vulnerability, quality_cost
 
 QUALITY, FITS = "quality", "memory_fits"
@@ -40,13 +41,16 @@ def limit_problems(limits: Sequence[str], base: Mapping[str, Any], axes: Mapping
     columns = {name: np.array([_SAMPLES[kind]]) for name, kind in _kinds(base, axes).items()}
     for i, limit in enumerate(limits):
         try:
-            unknown = [name for name in Formula(limit).names if name not in columns]
+            names = Formula(limit).names
+            unknown = [name for name in names if name not in columns]
             if not unknown:
                 Formula(limit).mask(columns)
         except ValueError as error:
             yield f"limits[{i}]: {error}"
             continue
-        if unknown:
+        if not names:
+            yield f"limits[{i}]: {limit!r} asks for no column"
+        elif unknown:
             yield f"limits[{i}]: {limit!r}: there is no {', '.join(unknown)}"
         elif limit in limits[:i]:
             yield f"limits[{i}]: {limit!r} stands there twice"
@@ -120,6 +124,25 @@ def read_modes(texts: Sequence[str], problems: list[str]) -> tuple[Mode, ...]:
             problems.append(f"modes[{i}]: {text!r} names one twice")
         modes.append(mode)
     return tuple(modes)
+
+
+def read_latencies(said: Sequence[Any], points: int | None, problems: list[str]) -> tuple[float, ...]:
+    """Seconds that can be read; `problems` gets a line for each that cannot, or stands there twice."""
+    found = list[float]()
+    if said and points is not None:
+        problems.append(f"points: {points} has no effect beside latency_s, which says what is asked for")
+    for i, value in enumerate(said):
+        try:
+            seconds = quantity("latency_s", value)
+        except ValueError as error:
+            problems.append(f"latency_s[{i}]: {str(error).removeprefix('latency_s: ')}")
+            continue
+        if not 0 < seconds < float("inf"):
+            problems.append(f"latency_s[{i}]: {value!r} should be above 0")
+        if seconds in found:
+            problems.append(f"latency_s[{i}]: {value!r} stands there twice")
+        found.append(seconds)
+    return tuple(found)
 
 
 def layers_problems(start: Schedule, modes: Sequence[Mode]) -> Iterator[str]:

@@ -16,7 +16,8 @@
     base: {steps: 50, model: XL, cluster: 8x-rtx4090, images: 16}
     modes: [sync, stale, "sync 1,2"]                       what a layer may be: synchronous or stale, slots' intervals
     vulnerability: digits                                  the cost; mean age where there is none
-    points: 8                                              of the front, that are printed
+    points: 8                                              of the front, that are printed; or, instead of them,
+    latency_s: [0.6, 800 ms]                               the best for each of these
     probes: 20                                             random choices that are timed, to see how far layers add up
 
     search: order                                          the order of ops, micro-batches, slots, steps
@@ -45,6 +46,7 @@ from sim.search.check import (
     goal_problems,
     layers_problems,
     limit_problems,
+    read_latencies,
     read_modes,
     vulnerability_problems,
 )
@@ -62,6 +64,12 @@ from sim.workload import Workload
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, BeforeValidator(str)]  # a number that should have been one is then looked at like the others
 Trials = Annotated[int, Field(ge=1, le=10**6)]
+POINTS = 8
+
+
+def _as_list(said: Any) -> Any:
+    """One value as a list of it."""
+    return [said] if isinstance(said, str | int | float) else said
 
 
 class _Base(BaseModel):
@@ -84,7 +92,8 @@ class _Layers(_Base):
     modes: Annotated[list[Text], Field(min_length=2)] = Field(
         default_factory=lambda: [str(mode) for mode in MORE_MODES]
     )
-    points: Annotated[int, Field(ge=1, le=1000)] = 8
+    points: Annotated[int, Field(ge=1, le=1000)] | None = None
+    latency_s: Annotated[list[Any], Field(min_length=1), BeforeValidator(_as_list)] | None = None
     probes: Annotated[int, Field(ge=1, le=1000)] = 20
 
 
@@ -95,7 +104,13 @@ class _Order(_Base):
 
 _File = _Settings | _Layers | _Order
 _KINDS: dict[str, type[_File]] = {"settings": _Settings, "layers": _Layers, "order": _Order}
-_NOTHING: dict[str, Any] = {"base": {}, "axes": {}, "minimize": [], "trials": 1}  # where the file is wrong
+_STAND_IN: dict[str, Any] = {
+    "base": {},
+    "axes": {},
+    "minimize": ["makespan_s"],
+    "trials": 1,
+    "modes": ["sync", "stale"],
+}  # where the file is wrong
 
 
 @dataclass(frozen=True)
@@ -121,12 +136,13 @@ class SettingsSearch:
 
 @dataclass(frozen=True)
 class LayersSearch:
-    """start: the base, synchronous."""
+    """start: the base, synchronous; asked for are so many points of the front, or what is best for each latency."""
 
     start: Run
     modes: tuple[Mode, ...]
     vulnerability: Vulnerability | None
     points: int
+    latency_s: tuple[float, ...]
     probes: int
     seed: int
 
@@ -173,14 +189,15 @@ def _kind(tables: Mapping[str, Any], path: Path | str) -> type[_File]:
 
 
 def _shaped(kind: type[_File], tables: Mapping[str, Any], problems: list[str]) -> tuple[_File, set[Any]]:
-    """The file, and keys that are wrong or missing: there it asks for nothing, so that the rest can be looked at."""
+    """The file, and keys that are wrong or missing: something sound stands in there, so that the rest is looked at."""
     try:
         return kind.model_validate(tables), set()
     except ValidationError as error:
         problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in readable(error.errors())]
         wrong = {each["loc"][0] for each in error.errors()}
         sound = {key: value for key, value in tables.items() if key not in wrong}
-        return kind.model_construct(**_NOTHING | sound), wrong
+        stand_in = {key: value for key, value in _STAND_IN.items() if key in wrong and key in kind.model_fields}
+        return kind.model_validate({**stand_in, **sound}), wrong
 
 
 def _settings(file: _Settings, wrong: set[Any], path: Path | str, problems: list[str]) -> SettingsSearch | None:
@@ -208,6 +225,7 @@ def _started(file: _Layers | _Order, wrong: set[Any], problems: list[str]) -> La
     """A search that begins at one run."""
     vulnerability = _vulnerability(file.vulnerability, problems)
     modes = read_modes(file.modes, problems) if isinstance(file, _Layers) else ()
+    latency_s = read_latencies(file.latency_s or (), file.points, problems) if isinstance(file, _Layers) else ()
     if "base" in wrong:
         return None
     if isinstance(file, _Order):
@@ -220,7 +238,7 @@ def _started(file: _Layers | _Order, wrong: set[Any], problems: list[str]) -> La
     if start is None:
         return None
     problems += layers_problems(start.schedule, modes)
-    return LayersSearch(start, modes, vulnerability, file.points, file.probes, file.seed)
+    return LayersSearch(start, modes, vulnerability, file.points or POINTS, latency_s, file.probes, file.seed)
 
 
 def _vulnerability(said: str | None, problems: list[str]) -> Vulnerability | None:

@@ -1,6 +1,7 @@
 """The folder of a search: whose it is, that nothing else lies there, and that one process at a time writes to it.
 
-    _search.json     what the search is known by, and of every run of it: command, date
+    _search.json     what the search is known by, the version of the program, and of every run of it: command, date,
+                     machine, libraries
 
 It knows whom a folder belongs to; it refuses to know what a search puts there."""
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,21 +40,31 @@ def digest(search: Search) -> str:
 
 
 @contextmanager
-def opened(folder: Path, mine: str, run: Mapping[str, Any]) -> Iterator[None]:
-    """The folder of the search known by `mine`, new or begun earlier, for this process alone; `run` is noted.
+def opened(
+    folder: Path, made: Mapping[str, str], run: Mapping[str, Any], found: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+    """The folder of a search, new or begun earlier, for this process alone.
 
-    Raises ValueError, and changes nothing, where the folder belongs to something else or to another process."""
+    made: what the search is known by, and version, which must be those of what is there; run: what is noted of this
+    run; found: whether there is anything to go on with, without which a new folder does not outlive a failure.  Raises
+    ValueError, and changes nothing, where the folder belongs to something else or to another process."""
     refuse_strangers(folder, STATE, "search", but=(_LOCK,))
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{folder}: another process is searching there") from None
-        runs = _earlier_runs(folder, mine)
-        with whole_file(folder / STATE) as part:
-            part.write_text(json.dumps({"search": mine, "runs": [*runs, run]}, indent=1) + "\n")
-        yield
+        runs = _earlier_runs(folder, made)
+        try:
+            with whole_file(folder / STATE) as part:
+                part.write_text(json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
+            yield
+        except BaseException:
+            if new and not found():
+                shutil.rmtree(folder)
+            raise
 
 
 def command_there(folder: Path) -> str | None:
@@ -60,13 +72,14 @@ def command_there(folder: Path) -> str | None:
     return str(_state(folder)["runs"][-1]["command"]) if (folder / STATE).exists() else None
 
 
-def _earlier_runs(folder: Path, mine: str) -> list[Any]:
+def _earlier_runs(folder: Path, made: Mapping[str, str]) -> list[Any]:
     if not (folder / STATE).exists():
         return []
     held = _state(folder)
-    if held["search"] != mine:
-        told = f"{held['search']}, not {mine}"
-        raise ValueError(f"{folder} holds another search ({told}); say another --out: nothing was changed")
+    for key, what in (("search", "another search"), ("version", "a search by another version")):
+        if (there := held.get(key, "unknown")) != made[key]:
+            told = f"{there}, not {made[key]}"
+            raise ValueError(f"{folder} holds {what} ({told}); say another --out: nothing was changed")
     return list(held["runs"])
 
 

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from sim.schedule import Schedule
 from sim.search.knapsack import Front, front
 from sim.search.layerwise import Mode, layerwise, mean_ages
+from sim.units import readable
 from sim.vulnerability import Vulnerability, shares_of
 
 Array = npt.NDArray[np.float64]
@@ -83,8 +84,12 @@ class Found:
     bound: float | None
 
 
+class Unreached(ValueError):
+    """Nothing was found within a limit."""
+
+
 class LayerSearch:
-    """Search over one mode for each layer.  timed: seconds of a schedule."""
+    """Search over one mode for each layer.  timed: seconds of a schedule; timings: of all choices timed so far."""
 
     def __init__(
         self, steps: int, layers: int, modes: Sequence[Mode], cost: Cost, timed: Timed, top_k: int = 2
@@ -93,8 +98,8 @@ class LayerSearch:
             raise ValueError(f"layers={layers} should be at least 2: of one, there is nothing to choose among")
         self.steps, self.layers, self.modes, self.cost = steps, layers, tuple(modes), cost
         self.timed, self.top_k = timed, top_k
-        self.each_s = np.array([timed(self.schedule(np.full(layers, m))) for m in range(len(modes))]) / layers
-        self.timings: dict[tuple[int, ...], float] = {}  # choice -> seconds
+        self.timings = {(m,) * layers: timed(self.schedule(np.full(layers, m))) for m in range(len(modes))}
+        self.each_s = np.array([*self.timings.values()]) / layers
         self.errors: list[float] = []  # timed over said, of all of them
         self.front: Front = front(np.tile(self.each_s, (layers, 1)), cost.alone)
 
@@ -124,22 +129,23 @@ class LayerSearch:
     def best(self, limit_s: float, tries: int = 12) -> Found:
         """The least costly schedule found that takes `limit_s` at most, timed; its bound is of what any could cost.
 
-        Raises ValueError if none was found."""
-        low, high = (self.front.best_within(limit_s * share) for share in self._window())
+        Raises Unreached, with what comes nearest, if none was found."""
+        low, high = (self.front.best_within(max(limit_s * share, self.front.first[0])) for share in self._window())
         for point in np.unique(np.linspace(high, low, tries).astype(int))[::-1]:
             choice = self._refined(self._arranged(self.front.choices[point]), max(limit_s, self.front.first[point]))
             if self._can_be(choice) and self._time(choice) <= limit_s:
                 break
         fast = [choice for choice in self.timings if self.timings[choice] <= limit_s]
         if not fast:
-            raise ValueError(f"no choice was found to take {limit_s:g} s at most, in {tries} tries")
+            told = f"the fastest found takes {readable('_s', min(self.timings.values()))}"
+            raise Unreached(f"nothing was found that takes {readable('_s', limit_s)} at most; {told}")
         choice = self._exchanged(np.array(min(fast, key=self._cost_of)), limit_s, tries)
         return self._found(choice, self._least_cost(limit_s))
 
     def fastest(self, limit: float, tries: int = 12) -> Found:
         """The fastest schedule found that costs `limit` at most, timed.
 
-        Raises ValueError if none was found."""
+        Raises Unreached if none was found."""
         within = [n for n, choice in enumerate(self.front.choices) if self.cost.of(choice) <= limit * (1 + 1e-9)]
         for point in within[:tries]:
             choice = self._quickened(self._arranged(self.front.choices[point]), limit)
@@ -147,7 +153,7 @@ class LayerSearch:
                 self._time(choice)
         cheap = [choice for choice in self.timings if self._cost_of(choice) <= limit * (1 + 1e-9)]
         if not cheap:
-            raise ValueError(f"no choice was found to cost {limit:g} at most")
+            raise Unreached(f"nothing was found that costs {limit:g} at most")
         return self._found(np.array(min(cheap, key=lambda choice: self.timings[choice])), None)
 
     def _exchanged(self, choice: Choice, limit_s: float, tries: int) -> Choice:

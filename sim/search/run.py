@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,39 @@ from sim.load import load_schedule
 from sim.memory import Reserve, channels_of, memory
 from sim.output import whole_file
 from sim.schedule import Schedule
-from sim.search.file import LayersSearch, OrderSearch, Run
-from sim.search.layers import Cost, LayerSearch, age_cost, image_cost
+from sim.search.file import LayersSearch, OrderSearch, Run, SettingsSearch
+from sim.search.journal import holds_trials
+from sim.search.layers import Cost, Found, LayerSearch, Unreached, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise
 from sim.search.order import Candidate, Improved, local_search, reordered
+from sim.search.rules import Stand, beyond, know, rules, stand
+from sim.units import readable
 from sim.vectorised.evaluate import Evaluator
 from sim.vulnerability import Vulnerability, quality_cost
 
+JOURNAL, FRONT, ORDER = "journal.log", "front.json", "order.json"
 Row = dict[str, Any]
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found: a row each; what else is to be said; rows of what it is held against."""
+
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+    beside: list[Row] = field(default_factory=list)
+
+
+def more_there(done: int, asked: int) -> list[str]:
+    """That more trials are there than were asked for, if so."""
+    told = f"{done} trials are there, more than {asked}: this is what all of them found"
+    return [told] if done > asked else []
+
+
+def anything_found(folder: Path) -> bool:
+    """Whether a search left anything there that it can go on with, or that somebody may want."""
+    return (folder / FRONT).exists() or (folder / ORDER).exists() or holds_trials(folder / JOURNAL)
 
 
 def seconds_of(run: Run) -> Callable[[Schedule], float]:
@@ -48,6 +72,20 @@ def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
     return lambda schedule: quality_cost(schedule, vulnerability, euler=False)
 
 
+# -------------------------------------------------------------------------------------------------- settings
+
+
+def search_settings(search: SettingsSearch, folder: Path, tell: Tell) -> Answer:
+    """The trials that nothing beats; where none is within the limits, why."""
+    from sim.search.settings import found_rows, go_on, how_many, opened, to_try, told, why_nothing
+
+    study = opened(search, folder / JOURNAL)
+    go_on(search, study, lambda done: tell(f"{done} of {to_try(search)} trials"))
+    rows = found_rows(search, study)
+    return Answer(rows, [*([] if rows else why_nothing(search, study)), how_many(search, study),
+                         *more_there(len(told(study)), search.trials)])  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------- layers
 
 
@@ -60,38 +98,70 @@ def layer_search(search: LayersSearch) -> LayerSearch:
     return LayerSearch(plan.steps, plan.layers, search.modes, cost, seconds_of(run), plan.top_k)
 
 
-def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> list[Row]:
-    """Writes the front, `points` of it between the fastest and the slowest, and returns its rows."""
+def search_layers(search: LayersSearch, folder: Path, tell: Tell) -> Answer:
+    """Writes the front, `points` of it between the fastest and the slowest, or what is best for each latency asked for,
+    each row with how far it lies from the rules of thumb; and what was found where each of these stands."""
     tell("timing modes")
     layers = layer_search(search)
     tell("timing mixtures")
     layers.probe(search.probes, search.seed)
-    low, high = layers.front.first[[0, -1]]
-    rows, seen = list[Row](), set[tuple[Mode, ...]]()
-    for limit_s in np.geomspace(low * 1.02, high * 1.001, search.points):
-        tell(f"at most {limit_s:.3g} s")
-        found = layers.best(float(limit_s))
-        if found.modes in seen:
-            continue
-        seen.add(found.modes)
-        name = f"layers-{len(rows)}"
-        plan = layerwise(search.start.schedule.steps, found.modes, layers.top_k, name)
+    some = rules(layers.steps, layers.layers, layers.top_k)
+    know(layers, some)
+    founds, notes = _front(search, layers, tell)
+    tell("where rules of thumb stand")
+    cost = cost_of(search.vulnerability)
+    stands = [stand(layers, rule, cost(rule.schedule)) for rule in some]
+    rows, names = list[Row](), dict[tuple[Mode, ...], str]()
+    for limit, found in founds:
+        name = names.setdefault(found.modes, f"layers-{len(names)}")
+        plan = layerwise(layers.steps, found.modes, layers.top_k, name)
         _write(folder / f"{name}.txt", str(plan))
-        rows.append({"schedule": f"{name}.txt", "makespan_s": found.seconds, layers.cost.name: found.cost,
-                     "no_less_than": found.bound, "layers_add_up_to_s": found.said_s,
-                     "memory_bytes": memory_bytes(plan, search.start),
-                     "modes": [str(mode) for mode in found.modes]})  # fmt: skip
-    _write(folder / "front.json", _text({"fastest_error": layers.fastest_error, "rows": rows}))
-    return rows
+        against = {
+            rule: {"makespan": time, "cost": more} for rule, time, more in beyond(found.seconds, found.cost, stands)
+        }
+        rows.append({"schedule": f"{name}.txt", **limit, **_told(found, layers.cost.name),
+                     "memory_bytes": memory_bytes(plan, search.start), "against": against})  # fmt: skip
+    beside = [_stand_row(each, layers.cost.name) for each in stands]
+    _write(folder / FRONT, _text({"fastest_error": layers.fastest_error, "rows": rows, "rules": beside,
+                                         "unreached": notes}))  # fmt: skip
+    return Answer(rows, notes, beside)
+
+
+def _front(search: LayersSearch, layers: LayerSearch, tell: Tell) -> tuple[list[tuple[Row, Found]], list[str]]:
+    """What was found, each beside the latency that was asked for, if any was; and a line for each not reached."""
+    low, high = layers.front.first[[0, -1]]
+    founds, notes = list[tuple[Row, Found]](), list[str]()
+    for limit_s in search.latency_s or np.geomspace(low * 1.02, high * 1.001, search.points).tolist():
+        tell(f"at most {readable('_s', limit_s)}")
+        try:
+            found = layers.best(limit_s)
+        except Unreached as error:
+            notes.append(str(error))
+            continue
+        if search.latency_s:
+            founds.append(({"latency_s": limit_s}, found))
+        elif found.modes not in [earlier.modes for _, earlier in founds]:
+            founds.append(({}, found))
+    return founds, notes
+
+
+def _told(found: Found, cost: str) -> Row:
+    return {"makespan_s": found.seconds, cost: found.cost, "no_less_than": found.bound,
+            "layers_add_up_to_s": found.said_s, "modes": [str(mode) for mode in found.modes]}  # fmt: skip
+
+
+def _stand_row(stand: Stand, cost: str) -> Row:
+    found = {key: each and _told(each, cost) for key, each in (("as_fast", stand.as_fast), ("at_cost", stand.at_cost))}
+    return {"rule": stand.rule, "makespan_s": stand.seconds, cost: stand.cost, **found}
 
 
 # ---------------------------------------------------------------------------------------------------- order
 
 
-def search_order(search: OrderSearch, folder: Path, tell: Tell) -> list[Row]:
+def search_order(search: OrderSearch, folder: Path, tell: Tell) -> Answer:
     """Writes the best order, each time that one is found, and returns a row for each; goes on where it was stopped, and
     finds what it would have found without a stop."""
-    state, rows, done = folder / "order.json", list[Row](), -1
+    state, rows, done = folder / ORDER, list[Row](), -1
     if state.exists():
         rows, done = _held(state)
     for trial, best in enumerate(_improvements(search, rows, done), done + 1):
@@ -101,7 +171,7 @@ def search_order(search: OrderSearch, folder: Path, tell: Tell) -> list[Row]:
             _write(folder / "order.txt", str(replace(plan, name="order")))
         tell(f"{trial} of {search.trials} trials, {best.seconds:.5g} s: {best.candidate}")
         _write(state, _text({"done": trial, "rows": rows}))
-    return rows
+    return Answer(rows, more_there(done, search.trials))
 
 
 def _held(state: Path) -> tuple[list[Row], int]:

@@ -8,13 +8,15 @@ trials; it refuses to know what a point comes to."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.search.check import bare
+from sim.search.combinations import nearest, possible
 from sim.search.file import SettingsSearch
 from sim.search.folder import digest
 from sim.search.limits import excess, missed
@@ -73,14 +75,43 @@ def go_on(search: SettingsSearch, study: Study, tell: Callable[[int], None] = la
     for lost in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(lost.number, state=TrialState.FAIL)
     known: dict[str, Row] = {}
-    while (done := len(told(study))) < search.trials:
-        tell(done)
-        study.sampler = _sampler(search, done)
-        trial = study.ask()
-        settings = {**search.sweep.base, **{axis.key: _suggested(trial, axis) for axis in search.sweep.axes}}
+    while len(ended := told(study)) < to_try(search):
+        tell(len(ended))
+        trial, chosen = _asked(search, study, ended)
+        settings = {**search.sweep.base, **dict(zip((axis.key for axis in search.sweep.axes), chosen, strict=True))}
         if (key := repr(settings)) not in known:
             known[key] = evaluated(search, settings)
         _tell(search, study, trial, known[key])
+
+
+def to_try(search: SettingsSearch) -> int:
+    """How many trials there can be: as many as the file says, or all settings that are possible, once each."""
+    every = possible(search.sweep.axes)
+    return search.trials if every is None else min(search.trials, every)
+
+
+def _asked(search: SettingsSearch, study: Study, ended: Sequence[FrozenTrial]) -> tuple[Trial, tuple[Any, ...]]:
+    """The next trial and the values of its axes.  Where these can be counted, a combination that was tried gives way to
+    one beside it that was not: the one asked for twice then ends without an error, and does not count."""
+    from optuna.trial import TrialState
+
+    axes = search.sweep.axes
+    study.sampler = _sampler(search, len(ended))
+    trial = study.ask()
+    chosen = tuple(_suggested(trial, axis) for axis in axes)
+    tried = {_values(search, each) for each in ended}
+    if possible(axes) is None or chosen not in tried:
+        return trial, chosen
+    study.tell(trial, state=TrialState.FAIL)
+    other = nearest(chosen, axes, tried, Random(f"{search.seed} {len(ended)}"))
+    assert other is not None  # or the search had ended
+    study.enqueue_trial({axis.key: value for axis, value in zip(axes, other, strict=True)})
+    trial = study.ask()
+    return trial, tuple(_suggested(trial, axis) for axis in axes)
+
+
+def _values(search: SettingsSearch, trial: FrozenTrial) -> tuple[Any, ...]:
+    return tuple(trial.params[axis.key] for axis in search.sweep.axes)
 
 
 def told(study: Study) -> list[FrozenTrial]:
@@ -129,6 +160,19 @@ def found_rows(search: SettingsSearch, study: Study) -> list[Row]:
          **dict(zip(map(bare, search.minimize), trial.values, strict=True))}
         for trial in unbeaten_trials(study)
     ]  # fmt: skip
+
+
+def how_many(search: SettingsSearch, study: Study) -> str:
+    """How many settings were tried, of how many that are possible."""
+    ended, every = told(study), possible(search.sweep.axes)
+    different = len({_values(search, trial) for trial in ended})
+    failed = sum("error" in trial.user_attrs for trial in ended)
+    refused = f"; {failed} of them could not be run" if failed else ""
+    if every is None:
+        return f"{different} different settings were tried{refused}"
+    if different < every:
+        return f"{different} different settings of {every} possible ones were tried{refused}"
+    return f"all {every} possible settings were tried{refused}: nothing better is left"
 
 
 def why_nothing(search: SettingsSearch, study: Study) -> list[str]:
