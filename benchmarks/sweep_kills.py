@@ -118,7 +118,7 @@ def frame(folder: Path) -> pd.DataFrame:
     return pd.read_parquet(folder).sort_values("key").reset_index(drop=True)
 
 
-def compare(points: int, kills: int, seed: int, folder: Path, steps: int = 8, pause_s: float = 0.7) -> dict[str, Any]:
+def compare(points: int, kills: int, seed: int, folder: Path, steps: int = 40, pause_s: float = 0.5) -> dict[str, Any]:
     """Runs both sweeps; says what was killed.  Raises AssertionError where results differ."""
     file = folder / "kills.yaml"
     file.write_text(SWEEP.format(steps=steps, last=points // 4 - 1, count=points // 4))

@@ -28,7 +28,7 @@ def make(steps, layers, deadly=0):
 
 @pytest.mark.timeout(240)
 def test_killed_workers_and_drivers_lose_nothing(tmp_path: Path) -> None:
-    found = compare(points=400, kills=4, seed=3, folder=tmp_path, steps=12, pause_s=0.05)
+    found = compare(points=400, kills=4, seed=3, folder=tmp_path, steps=30, pause_s=0.05)
     assert found["kills"] == found["of which workers"] + found["of which drivers"] == 4
     assert min(found["of which workers"], found["of which drivers"]) >= 1
 
