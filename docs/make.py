@@ -71,7 +71,8 @@ def million() -> str:
         "of that, not the engine, over the engine": [f"{100 * c['overhead over the engine']:.1f} %" for c in cells],
     }
     table = [[what, *numbers] for what, numbers in rows.items()]
-    return rows_to_markdown([["", "first-in first-out", "with interference"], *table])
+    head = ["", "first-in first-out", "with interference"]
+    return f"{rows_to_markdown([head, *table])}\n({measured('sweep_million')})\n"
 
 
 def engines() -> str:
