@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all.
+"""Files that are written whole or not at all, and folders that belong to one kind of results and one process.
 
 It knows names and directories; it refuses to know what is written."""
 
@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+LOCK = "_lock"  # of a folder of results
 
 
 def refuse_unwritable(path: Path | str) -> None:
@@ -39,6 +42,31 @@ def refuse_strangers(folder: Path, known_by: str, whose: str, but: Collection[st
     names = [name for name in sorted(os.listdir(folder)) if name not in but and not name.startswith(".")]
     if names:
         raise ValueError(f"{folder} holds {names[0]}, and no {whose}: nothing is put beside it; say another --out")
+
+
+@contextmanager
+def owned_folder(folder: Path, known_by: str, whose: str, keeps: Callable[[], bool]) -> Iterator[None]:
+    """`folder`, new or begun earlier, for this process alone; a new one does not outlive a failure that leaves nothing
+    in it which `keeps` it.
+
+    Raises ValueError, and changes nothing, where it holds anything but the results of a `whose`, which the file
+    `known_by` marks, or where another process has it."""
+    import fcntl  # which not every system has that writes files
+
+    refuse_strangers(folder, known_by, whose, but=(LOCK,))
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another process is writing there") from None
+        try:
+            yield
+        except BaseException:
+            if new and not keeps():
+                shutil.rmtree(folder)
+            raise
 
 
 def refuse_existing(path: Path) -> None:

@@ -81,7 +81,8 @@ def advise(
     from sim.load import sources
     from sim.vulnerability import Vulnerability
 
-    machine, workload = machine_of(cluster), workload_of(cluster, model, pixels, images, wire, dtype)
+    machine = machine_of(cluster)
+    workload = workload_of(machine, model, pixels, images, wire, dtype)
     if quality is not None and vulnerability is None:
         raise ValueError("--quality needs --vulnerability: the file that says what staleness costs")
     has = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
@@ -120,12 +121,14 @@ def machine_of(cluster: str) -> Cluster:
     return Cluster.load(cluster)
 
 
-def workload_of(cluster: str, model: str, pixels: int | None, images: int, wire: str, dtype: str | None) -> Workload:
+def workload_of(
+    machine: Cluster, model: str, pixels: int | None, images: int, wire: str, dtype: str | None
+) -> Workload:
     """What every rank of the cluster works on."""
     from sim.models import load_model
     from sim.workload import Workload
 
-    return Workload(load_model(model, pixels), machine_of(cluster).ranks, images, wire, dtype=dtype)
+    return Workload(load_model(model, pixels), machine.ranks, images, wire, dtype=dtype)
 
 
 def uncertain_inputs(machine: Cluster, relative_error: float | None) -> list[Input]:

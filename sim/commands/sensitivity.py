@@ -61,7 +61,8 @@ def sensitivity(
     from sim.load import load_schedule, sources
     from sim.sensitivity import influences, ranking
 
-    machine, workload = machine_of(cluster), workload_of(cluster, model, pixels, images, wire, dtype)
+    machine = machine_of(cluster)
+    workload = workload_of(machine, model, pixels, images, wire, dtype)
     inputs, named = uncertain_inputs(machine, relative_error), sources(schedules)
     if twice := [name for i, name in enumerate(named) if name in named[:i]]:
         raise ValueError(f"{twice[0]} stands there twice")

@@ -7,21 +7,19 @@ It knows whom a folder belongs to; it refuses to know what a search puts there."
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.output import refuse_strangers, whole_file
+from sim.output import owned_folder, whole_file
 
 if TYPE_CHECKING:
     from sim.search.file import Search
 
-STATE, _LOCK = "_search.json", "_lock"
+STATE = "_search.json"
 
 
 def digest(search: Search) -> str:
@@ -48,23 +46,11 @@ def opened(
     made: what the search is known by, and version, which must be those of what is there; run: what is noted of this
     run; found: whether there is anything to go on with, without which a new folder does not outlive a failure.  Raises
     ValueError, and changes nothing, where the folder belongs to something else or to another process."""
-    refuse_strangers(folder, STATE, "search", but=(_LOCK,))
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder}: another process is searching there") from None
+    with owned_folder(folder, STATE, "search", keeps=found):
         runs = _earlier_runs(folder, made)
-        try:
-            with whole_file(folder / STATE) as part:
-                part.write_text(json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
-            yield
-        except BaseException:
-            if new and not found():
-                shutil.rmtree(folder)
-            raise
+        with whole_file(folder / STATE) as part:
+            part.write_text(json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
+        yield
 
 
 def command_there(folder: Path) -> str | None:

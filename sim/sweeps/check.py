@@ -14,11 +14,10 @@ from sim.sweeps.blame import blame
 from sim.sweeps.formula import Formula
 from sim.sweeps.point import Sources
 from sim.sweeps.points import as_cells
-from sim.sweeps.settings import DEFAULTS, HOUSES, Plain, in_si, value_problem
+from sim.sweeps.settings import DEFAULTS, HOUSES, REQUIRED, Plain, in_si, value_problem
 from sim.sweeps.sweep import Axis, Plan
 
 GRIDS_UP_TO = 10**8  # points before filters
-REQUIRED = ("schedule", "cluster")
 _MANY = 8  # values of an axis
 _STAND_IN = 50  # steps, where those said cannot be, so that the rest can be looked at
 Settings = Mapping[str, Any]

@@ -61,6 +61,7 @@ DEFAULTS: dict[str, Any] = {name: None if info.is_required() else info.default
                             for name, info in Plain.model_fields.items()}  # fmt: skip
 
 
+REQUIRED = tuple(name for name, info in Plain.model_fields.items() if info.is_required())
 _SHAPE = [each.name for each in fields(ModelShape) if each.name != "name"]
 
 
@@ -147,6 +148,6 @@ def in_si(key: str, value: Any) -> Any:
 
 def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     """Every setting that is missing, unknown or wrong by itself."""
-    missing = [f"{key}: missing" for key in ("schedule", "cluster") if settings.get(key) is None]
+    missing = [f"{key}: missing" for key in REQUIRED if settings.get(key) is None]
     found = [(key, value_problem(key, value)) for key, value in settings.items() if value is not None]
     return missing + [f"{key}: {problem}" for key, problem in found if problem]

@@ -9,25 +9,23 @@ version of the program; one process at a time writes to it.  It knows files; it 
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.output import refuse_strangers
+from sim.output import owned_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _PART = re.compile(r"part-(\d{10})-(\d{10})\.parquet")
-_MANIFEST, FILE, _LOCK = "_sweep.json", "_sweep.yaml", "_lock"
+_MANIFEST, FILE = "_sweep.json", "_sweep.yaml"
 ORIGIN = "dice-sim"  # key of a part's metadata: what made it, as JSON
 _SAME = ("digest", "version", "points")
 
@@ -115,14 +113,7 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
 
     made: digest, version and points, which must be those of what is there; run: what is noted of this run.  Raises
     ValueError, and changes nothing, where the folder belongs to something else or to another process."""
-    refuse_strangers(folder, _MANIFEST, "results of a sweep", but=(_LOCK,))
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{folder}: another process is writing there") from None
+    with owned_folder(folder, _MANIFEST, "results of a sweep", keeps=lambda: bool(Store(folder).done())):
         runs = _earlier_runs(Store(folder), made)
         for left in folder.glob(".part-*"):  # of a process that was killed while it wrote
             left.unlink()
@@ -131,13 +122,7 @@ def opened(folder: Path, sweep_text: str, made: dict[str, Any], run: dict[str, A
             part.unlink()
         _replace(folder / FILE, sweep_text)
         _replace(folder / _MANIFEST, json.dumps({**made, "runs": [*runs, run]}, indent=1) + "\n")
-        store = Store(folder, {**{key: str(made[key]) for key in ("digest", "version")}, **run}, damaged)
-        try:
-            yield store
-        except BaseException:
-            if new and not store.done():  # nothing has been run, so that nothing is left behind
-                shutil.rmtree(folder)
-            raise
+        yield Store(folder, {**{key: str(made[key]) for key in ("digest", "version")}, **run}, damaged)
 
 
 def _earlier_runs(store: Store, made: dict[str, Any]) -> Sequence[Any]:
