@@ -84,7 +84,7 @@ class _Machine:
         self.ended: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] compute op -> what its end will trigger
         self.issue: list[dict[int, Event]] = [{} for _ in ticks]  # [rank] op -> what its issue will trigger
         self.under_way: list[list[int]] = [[0, -1] for _ in ticks]  # [rank] where `_kernel_left` looks next, found last
-        self.landed = [-math.inf] * self.ranks  # when the last collective ended
+        self.landed = [-math.inf] * self.ranks  # until when links were at work
         self.fluid = Fluid(self.env, cluster, [op.kind for op in plan.schedule.ops], plan.group_of)
         self._set_up_collectives(cluster)
         self.half_of = number_of(plan.halves) if plan.halves else []
@@ -260,7 +260,7 @@ class _Machine:
             for each in ranks:
                 self.start[each][i] = self.env.now
         for moving in self.pairs.come(i, team, rank, len(ranks)):
-            saved = min(plan.burst[i], self.pairs.rested(moving.ranks, self.env.now))
+            saved = min(plan.burst[i], self.pairs.rested(moving, self.env.now))
             sharing = self.sharing[plan.island_of[plan.group_of[rank]]]
             then = functools.partial(self._end_pair, i, moving.ranks)
             sharing.transfer([moving], plan.stretch[i][rank], saved, then)
@@ -272,7 +272,8 @@ class _Machine:
     def _finish(self, i: int, ranks: Sequence[int]) -> None:
         now = self.env.now
         for rank in ranks:
-            self.landed[rank] = self.end[rank][i] = now
+            self.end[rank][i] = now
+            self.landed[rank] = now - self.plan.rest[i][rank]
         for event in dict.fromkeys(self.over[i][rank] for rank in ranks):
             event.succeed()
 

@@ -15,18 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link
-from sim.cost import launches, moving_parts, pair_parts
+from sim.cost import launches, moving_parts, pair_parts, sorts
 from sim.mesh import number_of
 from sim.schedule import Schedule
 from sim.transfers.collectives import brings_counts, burst_s
 from sim.transfers.fabric import Fabric
+from sim.transfers.rests import followers, rest_bytes
 from sim.workload import Workload
 
 Teams = Sequence[Sequence[int]]
 
 
 class Plan:
-    """[op] kernels, burst and teams (of a collective, the ranks that meet in it); `parts` [op][team]: its transfers.
+    """[op] kernels, burst and teams (of a collective, the ranks that meet in it); `parts` [op][team]: its transfers;
+    rest [op][rank]: ticks from when the link that the next collective fills most is free until this one ends.
 
     island_of [group]: which island; shares [group]: whether its transfers are flows.  halves: ranks that wait for each
     other before each solver step."""
@@ -38,6 +40,7 @@ class Plan:
         self.kernels = launches(schedule, workload, cluster)
         link = cluster.links if isinstance(cluster.links, Link) else Link(0.0, 1.0)  # a network saves no burst up
         self.burst = [round(burst_s(op, link) * ticks_per_s) if op.collective else 0 for op in schedule.ops]
+        self.rest = self._rests(workload, link, ticks_per_s)
         self.latency = round(link.latency_s * ticks_per_s)
         self.stretch = np.broadcast_to(noise, (len(schedule.ops), cluster.ranks)).tolist()
         self.teams = [workload.teams(schedule, op) if op.collective else () for op in schedule.ops]
@@ -48,6 +51,15 @@ class Plan:
         self.parts = moving_parts(schedule, workload, cluster, ticks_per_s) if any(self.shares) else {}
         self.pairs = pair_parts(schedule, self.parts, ticks_per_s) if begins_pairwise(cluster) else {}
         self.counted = {i for i in self.pairs if brings_counts(schedule.ops[i], schedule)}
+
+    def _rests(self, workload: Workload, link: Link, ticks_per_s: float) -> list[list[float]]:
+        if not any(self.burst):  # nobody asks
+            return [[0.0] * workload.ranks] * len(self.burst)
+        sort_of, ops = sorts(self.schedule, workload)
+        row_of, rows = followers(self.schedule, sort_of)
+        rests = [rest_bytes(ops[a], ops[b], self.schedule, workload, link) for a, b in rows[1:]]
+        ticks = np.rint(np.array([np.zeros(workload.ranks), *rests]) / link.bytes_per_s * ticks_per_s).tolist()
+        return [ticks[row] for row in row_of]
 
 
 def begins_pairwise(cluster: Cluster) -> bool:

@@ -17,6 +17,7 @@ from sim.cost import durations_s
 from sim.engine import simulate
 from sim.fluid import Fluid
 from sim.load import load_schedule
+from sim.op import Op
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.trace import Trace
@@ -49,6 +50,14 @@ def ticks(schedule: Schedule, workload: Workload, machine: Cluster) -> Ticks:
 # ------------------------------------------------------------------------------------------- recurrence
 
 
+def by_link(schedule: Schedule, workload: Workload, machine: Cluster, op: Op) -> npt.NDArray[np.float64]:
+    """Bytes [link] of a collective that moves rows, on the links that it waits for; none of one that moves counts."""
+    sent = workload.sent_bytes(schedule, op) if op.kind != "N" else np.zeros((machine.ranks, machine.ranks))
+    if machine.link.scope == "pair":
+        return sent.ravel()
+    return np.concatenate([sent.sum(axis=0), np.zeros(0) if machine.link.buffered else sent.sum(axis=1)])
+
+
 def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> npt.NDArray[np.float64]:
     """Reached, start and end [3, rank, op] first-in first-out: the latest of what an op waits for, in one pass."""
     alone = ticks(schedule, workload, machine)
@@ -58,7 +67,7 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
     host = np.zeros(machine.ranks, np.int64)
     free = {"compute": host, "communication": host}
     burst = round(machine.link.burst_bytes / machine.link.bytes_per_s * 1e12)
-    latency, landed = round(machine.link.latency_s * 1e12), -burst
+    latency, landed, carried = round(machine.link.latency_s * 1e12), -burst, np.zeros(0)
     end: dict[str, Ticks] = {}
     times = []
     for op, duration in zip(schedule.ops, alone, strict=True):
@@ -68,9 +77,13 @@ def by_recurrence(schedule: Schedule, workload: Workload, machine: Cluster) -> n
         start = reached
         if talks:
             start = np.full_like(reached, reached.max())
+            loads = by_link(schedule, workload, machine, op)
+            if carried.any() and loads.any():  # the link that is now the fullest may have been free earlier
+                rest_bytes = carried.max() - max(b for b, now in zip(carried, loads, strict=True) if now == loads.max())
+                landed -= round(rest_bytes / machine.link.bytes_per_s * 1e12)
             saved = 0 if op.kind == "N" else min(burst, start[0] - landed)
             duration = np.maximum(duration - saved, np.minimum(duration, latency))
-            landed = (start + duration).max()
+            landed, carried = (start + duration).max(), loads
         free[op.stream] = end[op.name] = start + duration
         if op.blocks or (machine.host.synchronous and op.stream == "compute"):
             host = np.maximum(host, end[op.name])

@@ -46,6 +46,15 @@ class Moving:
         """[end, flow]: ranks that are not done before the flow has ended."""
         return self.flows[1:] if self.fabric.receives_only else self.flows
 
+    @cached_property
+    def ways(self) -> list[tuple[tuple[int, int], float]]:
+        """Of two ranks: (sender, receiver), and how many ticks earlier their bytes have come than the most."""
+        a, b = self.ranks
+        moved = {(a, b): float(self.moved_bytes[a, b]), (b, a): float(self.moved_bytes[b, a])}
+        most = max(moved.values())
+        whole = self.moving_ticks * self.factor if most else 0.0
+        return [(way, whole * (1 - some / (most or 1.0))) for way, some in moved.items()]
+
     def pairs(self, ticks_per_s: float) -> Iterator[tuple[frozenset[int], Moving]]:
         """The same by pairs of ranks: what the two send each other, each started up by itself, counts before."""
         start_s = self.fabric.start_s(self.moved_bytes, self.fabric.moving_s(self.moved_bytes))

@@ -24,7 +24,7 @@ class Pairs:
         self.moving, self.counted = moving, counted
         self.there: dict[tuple[int, int], list[int]] = {}  # (collective, team) -> ranks that have come
         self.left: dict[tuple[int, int], int] = {}  # (collective, rank) -> pairs that have not ended
-        self.landed: dict[Pair, float] = {}  # when what a pair last sent each other had come
+        self.landed: dict[tuple[int, int], float] = {}  # (sender, receiver) -> when what was last sent had come
 
     def of(self, collective: int) -> bool:
         """Whether it consists of pairs."""
@@ -40,13 +40,14 @@ class Pairs:
             begins = [Pair(pair) for pair in combinations(there, 2)] if len(there) == size else []
         return [self.moving[collective][pair] for pair in begins]
 
-    def rested(self, ranks: Sequence[int], now: float) -> float:
-        """How long these two have sent each other nothing."""
-        return now - self.landed.get(Pair(ranks), -math.inf)
+    def rested(self, moving: Moving, now: float) -> float:
+        """How long nothing has been sent where the most is to be sent now."""
+        return now - max(self.landed.get(way, -math.inf) for way, late in moving.ways if not late)
 
     def ended(self, collective: int, pair: Sequence[int], ranks: Sequence[int], now: float) -> list[int]:
         """What a pair sent has come, on these of its ranks: those of them that now have all."""
-        self.landed[Pair(pair)] = now
+        for way, late in self.moving[collective][Pair(pair)].ways:
+            self.landed[way] = now - late
         done = []
         for rank in ranks:
             self.left[collective, rank] -= 1

@@ -19,7 +19,7 @@ from sim.schedule import Schedule
 from sim.vectorised.costs import Config, Costs
 
 Array = npt.NDArray[np.float64]
-_BY_CONFIG = ("ticks", "launch", "kernels", "burst", "slow_compute", "wake", "latency", "slow_transfer")
+_BY_CONFIG = ("ticks", "launch", "kernels", "burst", "rest", "slow_compute", "wake", "latency", "slow_transfer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,8 @@ class Batch:
     """Costs in ticks.  `row_of` [op]: the row of `ticks` [row, rank, config] that it takes (with jitter, each its own).
 
     All ranks of a configuration do the same where they cost the same: then one stands for all of them (`ranks` is 1).
-    sort_of [op]: row of launch, kernels, burst and slow_compute [sort, config].  wake, latency, slow_transfer [config].
+    sort_of [op]: row of launch, kernels, burst and slow_compute [sort, config]; rest_of [op]: row of rest [row, rank,
+    config] (sim/transfers/rests.py), which is one zero where nothing bursts.  wake, latency, slow_transfer [config].
     teams [op]: ranks that meet in a collective; halves: ranks that meet at each solver step."""
 
     schedule: Schedule
@@ -37,6 +38,8 @@ class Batch:
     launch: Array
     kernels: Array
     burst: Array
+    rest_of: list[int]
+    rest: Array
     slow_compute: Array
     wake: Array
     latency: Array
@@ -64,6 +67,9 @@ class Batch:
         """The configurations of several of one schedule, whose workloads vary alike and whose meshes are the same."""
         if len(parts) == 1:
             return parts[0]
+        if len({part.rest.shape[:2] for part in parts}) > 1:
+            shape = next(part.rest.shape[:2] for part in parts if part.burst.any())
+            parts = [replace(part, rest=np.broadcast_to(part.rest, (*shape, part.size))) for part in parts]
         whole: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _BY_CONFIG
         }
@@ -90,6 +96,8 @@ def batch(costs: Costs, configs: Sequence[Config], seconds: Array, ranks: int) -
         whole(np.where(talks, collective_s, launch_s * kernels)),
         np.ascontiguousarray(kernels),
         whole(costs.bursts(configs).T),
+        costs.followers(first)[0],
+        whole(costs.rests(configs)[:, :, :ranks].transpose(1, 2, 0)),
         1.0 + np.array([[each.of_compute(op.kind) for each in factors] for op in ops]),
         whole(np.array([host.wake_s for host in hosts])),
         whole(np.array([link.latency_s if isinstance(link, Link) else 0.0 for link in links])),

@@ -21,6 +21,7 @@ from sim.gpu import Gpu
 from sim.op import Op
 from sim.schedule import Schedule
 from sim.transfers.collectives import burst_s, over_link_s
+from sim.transfers.rests import followers, rest_bytes
 from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
@@ -43,6 +44,7 @@ class Costs:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.sorts_of: dict[tuple[bool, bool], tuple[list[int], list[Op]]] = {}
+        self.followers_of: dict[tuple[bool, bool], tuple[list[int], list[tuple[int, int]]]] = {}
         self.known: dict[Hashable, Array] = {}
 
     def forget(self) -> None:
@@ -90,6 +92,30 @@ class Costs:
         for n, config in enumerate(configs):
             if isinstance(link := config.cluster.links, Link) and link.burst_bytes:
                 found[n] = [burst_s(op, link) if op.collective else 0.0 for op in ops]
+        return found
+
+    def followers(self, workload: Workload) -> tuple[list[int], list[tuple[int, int]]]:
+        """`sim.transfers.rests.followers`, once for all workloads that vary alike."""
+        if (key := varies(workload)) not in self.followers_of:
+            self.followers_of[key] = followers(self.schedule, self.sorts(workload)[0])
+        return self.followers_of[key]
+
+    def rests(self, configs: Sequence[Config]) -> Array:
+        """Seconds [config, row of `followers`, rank] that the link which the next collective fills most rests before
+        this one ends; where no link saves anything up, one 0 for all rows and ranks."""
+        first = configs[0].workload
+        ops, rows = self.sorts(first)[1], self.followers(first)[1]
+        if not any(isinstance(link := config.cluster.links, Link) and link.burst_bytes for config in configs):
+            return np.zeros((len(configs), 1, 1))
+        found = np.zeros((len(configs), len(rows), first.ranks))
+        for n, config in enumerate(configs):
+            if isinstance(link := config.cluster.links, Link) and link.burst_bytes:
+                key = ("rests", id(config.workload), link.scope, link.buffered)
+                if key not in self.known:
+                    pairs = [(ops[a], ops[b]) for a, b in rows[1:]]
+                    left = [rest_bytes(a, b, self.schedule, config.workload, link) for a, b in pairs]
+                    self.known[key] = np.array([np.zeros(first.ranks), *left])
+                found[n] = self.known[key] / link.bytes_per_s
         return found
 
     @staticmethod

@@ -142,7 +142,8 @@ class Evaluator:
             return [(mode, [*members], np.empty(0))]
         chosen = [configs[n] for n in members]
         seconds = self.costs.seconds(chosen)
-        alike = (seconds == seconds[:, :, :1]).all(axis=(1, 2)) & [config.seed is None for config in chosen]
+        unseeded = np.array([config.seed is None for config in chosen])
+        alike = unseeded & _alike(seconds) & _alike(self.costs.rests(chosen))
         apart = mode
         if mode.engine == LOCKSTEP:
             engine, why = (UNEVEN, _UNEVEN) if all_meet(mode.mesh) else (SIMULATION, f"{_UNEVEN}, and do not all meet")
@@ -201,6 +202,11 @@ def room(engine: str, ranks: int, rows: int) -> int:
 def all_meet(mesh: Mesh) -> bool:
     """Whether all ranks meet in every collective."""
     return max(mesh.expert, mesh.patch) == mesh.ranks
+
+
+def _alike(seconds: Array) -> npt.NDArray[np.bool_]:
+    """[config]: whether all ranks take as long; seconds [config, sort, rank]."""
+    return np.asarray((seconds == seconds[:, :, :1]).all(axis=(1, 2)))
 
 
 def _fitted(schedule: Schedule, workload: Workload, cluster: Cluster, fitted: dict[int, Workload]) -> Workload:

@@ -169,6 +169,7 @@ class Talk(Stream):
         self.moves = np.array([lanes.program.schedule.ops[i].kind in "DC" for i in mine] + [False])
         self.drag = np.tile(lanes.batch.slow_transfer, lanes.batch.ranks)
         self.bursts = bool(lanes.batch.burst.any())
+        self.rests = np.array([0] + [lanes.batch.rest_of[i] for i in mine]) * lanes.size  # of those before
 
     def reach(self, some: Some, now: Array, compute: Compute) -> None:
         """The lanes of these that have come to a collective now, and when others will, as far as that is known."""
@@ -188,7 +189,8 @@ class Talk(Stream):
         ticks = self.ticks.take(self.rows.take(at) + lanes)
         if self.bursts:
             batch, config = self.lanes.batch, lanes[0]
-            landed = np.where(at > 0, self.since.take(lanes).max(axis=0), -math.inf)
+            rested = batch.rest.take(self.rests.take(at) + lanes)
+            landed = np.where(at > 0, self.since.take(lanes).max(axis=0) - rested, -math.inf)
             saved = np.minimum(batch.burst.take(self.sorts.take(at) + config), now - landed)
             ticks = np.maximum(ticks - saved, np.minimum(ticks, batch.latency.take(config)))
         self.under[lanes], self.arrival[lanes], self.begun[lanes] = True, math.inf, now

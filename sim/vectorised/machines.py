@@ -25,6 +25,7 @@ from sim.sweeps.point import changed
 from sim.transfers.collectives import brings_counts, transfers
 from sim.transfers.fabric import Fabric, routes_taken
 from sim.transfers.network import Network
+from sim.transfers.rests import followers, rest_bytes
 from sim.vectorised.batch import Batch, whole
 from sim.workload import Workload
 
@@ -158,7 +159,12 @@ def costs_of(
     if not (seconds <= LONGEST_S).all():
         op = rows[int(np.argmax(~(seconds <= LONGEST_S).all(axis=(1, 2))))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {machines.first.name}")
-    ranks = 1 if (seconds == seconds[:, :1]).all() else workload.ranks
+    burst = whole(np.array([_burst_s(op, machines) for op in ops]))
+    rest_of, pairs = followers(schedule, sort_of)
+    rest = np.zeros((1, 1, machines.size))
+    if burst.any():
+        rest = _rests([(ops[a], ops[b]) for a, b in pairs[1:]], schedule, workload, machines)
+    ranks = 1 if all((each == each[:, :1]).all() for each in (seconds, rest)) else workload.ranks
     talks = np.array([op.collective for op in ops])[:, None]
     kernels = [op_launches(op, schedule, workload, machines.first) for op in ops]
     launched = np.repeat(np.array(kernels, np.float64)[:, None], machines.size, axis=1)
@@ -173,7 +179,9 @@ def costs_of(
             np.where(talks, machines.number("host.collective_s"), machines.number("host.launch_s") * launched)
         ),
         kernels=launched,
-        burst=whole(np.array([_burst_s(op, machines) for op in ops])),
+        burst=burst,
+        rest_of=rest_of,
+        rest=rest[:, :ranks],
         slow_compute=np.array([1.0 + machines.factor(op.kind) for op in ops]),
         wake=whole(machines.number("host.wake_s")),
         latency=whole(machines.number("link.latency_s") if link else np.zeros(machines.size)),
@@ -194,6 +202,15 @@ def _burst_s(op: Op, machines: Machines) -> Array:
         return np.zeros(machines.size)
     rate = machines.number("link.bytes_per_s") * machines.rate()
     return machines.number("link.burst_bytes") / rate
+
+
+def _rests(pairs: Sequence[tuple[Op, Op]], schedule: Schedule, workload: Workload, machines: Machines) -> Array:
+    """Ticks [row, rank, machine]: `sim.transfers.rests.rest_bytes` over the rate; the first row is 0."""
+    link = machines.first.link
+    assert isinstance(link, Link), "no other bursts"
+    left = [rest_bytes(op, after, schedule, workload, link) for op, after in pairs]
+    rate = machines.number("link.bytes_per_s") * machines.rate()
+    return whole(np.array([np.zeros(workload.ranks), *left])[..., None] / rate)
 
 
 def _compute(schedule: Schedule, workload: Workload, machines: Machines, ops: Sequence[Op]) -> Array:

@@ -100,7 +100,7 @@ class Recurrence:
         np.minimum(ticks, batch.latency, out=least)
         np.maximum(np.subtract(ticks, saved, out=saved), least, out=saved)
         row += saved
-        self.landed[:] = row
+        np.subtract(row, batch.rest[batch.rest_of[i]], out=self.landed)
 
 
 class Hosts:

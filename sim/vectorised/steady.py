@@ -44,6 +44,8 @@ class Rounds:
         if batch.row_of != batch.sort_of or program.blocking:  # jitter: every op has costs of its own
             return none
         alike = np.array(program.shapes) * len(batch.launch) + np.array(batch.sort_of)
+        if batch.burst.any():
+            alike = alike * len(batch.rest) + np.array(batch.rest_of)
         found = (_longest(alike, np.array(program.order), ops) for ops in program.strides)
         return max((none, *found), key=lambda each: each.end - each.first - 4 * each.ops)
 

@@ -33,7 +33,8 @@ class Wire:
         rows = np.array([batch.row_of[i] for i in self.number], dtype=np.intp)
         sorts = np.array([batch.sort_of[i] for i in self.number], dtype=np.intp)
         self.rows, self.sorts = (np.append(each, 0) * batch.size for each in (rows, sorts))
-        self.ticks, self.burst = batch.ticks.reshape(-1), batch.burst.reshape(-1)
+        self.rests = np.array([batch.rest_of[i] for i in self.number], dtype=np.intp) * batch.size
+        self.ticks, self.burst, self.rest = (each.reshape(-1) for each in (batch.ticks, batch.burst, batch.rest))
         self.ready = np.full((len(self.number) + 1, batch.size), math.inf)
         self.at = np.zeros(batch.size, dtype=np.intp)
         self.begin, self.left = np.full(batch.size, math.inf), np.full(batch.size, math.inf)
@@ -57,7 +58,7 @@ class Wire:
     def next(self, some: Some, now: Array) -> None:
         """The collectives under way of `some` configurations end now, and the next ones' turn comes."""
         at, took = self.at[some], now - self.begin[some]
-        self.landed[some] = now
+        self.landed[some] = now - self.rest.take(self.rests.take(at) + some) if self.bursts else now
         self.travelled[some] += took if self.all_talk else took * self.talks[at]
         if len(self.ends):
             self.ends[at, some] = now
