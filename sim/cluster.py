@@ -44,7 +44,8 @@ class Link:
     scope "pair": every ordered pair of ranks has a link of its own; "port": what a rank sends shares its port, and so
     does what it receives.  A rank's transfer ends when it has sent and received all; on a buffered link (sockets),
     which takes what is sent at once, when it has received all.  A dispatch that brings its token counts along costs
-    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket).  pairwise: as of a Network."""
+    counts_s more.  A link that was idle lets burst_bytes pass at once (a token bucket, for each direction).  pairwise:
+    as of a Network."""
 
     latency_s: float
     bytes_per_s: float

@@ -202,6 +202,21 @@ def test_an_idle_link_lets_a_burst_pass_and_a_busy_one_does_not() -> None:
         assert seconds(rested, "C0.0") == pytest.approx(1 + 10 - saved_s), "idle seconds are saved up, four at most"
 
 
+def test_a_combine_finds_links_that_have_rested_while_its_dispatch_ended() -> None:
+    schedule = Schedule.parse("x steps=1 layers=1\nP0 A0.0 D0.0 S0.0 E0.0 C0.0 R0.0<0 F0 Z0")
+    counts = np.zeros((1, 1, 1, 2, 2, 8))
+    counts[..., 0, 0, :2] = 32.0  # rank 0 sends half of its rows of slot 0, rank 1 all: twice as many
+    counts[..., 0, 1, 0] = counts[..., 1, 0, 2] = counts[..., 1, 1, 3] = 64.0
+    workload = Workload(model(schedule), 2, 2, routing=Routing(counts)).fits(schedule)
+    there, back = (workload.sent_bytes(schedule, schedule.ops[schedule.position[name]]) for name in ("D0.0", "C0.0"))
+    assert (there[1, 0], there[0, 1]) == (back[0, 1], back[1, 0]) == (2 * there[0, 1], back[0, 1] / 2)
+    free, rate = dict.fromkeys(COMPUTE_KINDS, Rate(0.0, 1e30)), there.max() / 10
+    for burst_s, saved_s in [(3.0, 3.0), (7.0, 5.0)]:  # from rank 0 to rank 1 nothing has gone for 5 s
+        link = Link(1.0, rate, "pair", burst_bytes=burst_s * rate)
+        trace = simulate(schedule, workload, cluster(compute=free, link=link))
+        assert seconds(trace, "C0.0") == pytest.approx(1 + 10 - saved_s)
+
+
 def test_a_rank_ends_when_its_own_rows_have_come() -> None:
     schedule = load_schedule("sync", 2, 1)
     counts = np.zeros((1, 1, 1, 2, 2, 8))

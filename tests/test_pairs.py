@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -56,6 +56,27 @@ def test_a_combine_ends_when_the_last_message_of_each_rank_has(text: str) -> Non
         assert (trace.start_s[:, i] == reached.max()).all(), "a collective's start is when the last rank has come"
         early += int((trace.end_s[:, i] < reached.max() + both.max()).any())
     assert early, "the ranks came at different times"
+
+
+def test_a_pair_saves_up_in_each_direction_by_itself() -> None:
+    link = replace(PAIRS, burst_bytes=400.0)
+    schedule, workload, trace = run("sync", link)
+    landed = np.full((RANKS, RANKS), -np.inf)
+    saved = set()
+    for i, op in enumerate(schedule.ops):
+        if not op.collective:
+            continue
+        sent, reached, ends = workload.moved_bytes(schedule, op), trace.reached_s[:, i], np.zeros(RANKS)
+        for a, b in combinations(range(RANKS), 2):
+            begin = reached.max() if op.kind == "D" else max(reached[a], reached[b])
+            src, dst = (a, b) if sent[a, b] > sent[b, a] else (b, a)
+            rests = begin - landed[src, dst]
+            saved.add(burst_s := min(rests, link.burst_bytes / link.bytes_per_s, sent[src, dst] / link.bytes_per_s))
+            end = begin + link.latency_s + sent[src, dst] / link.bytes_per_s - burst_s
+            landed[src, dst], landed[dst, src] = end, end - (sent[src, dst] - sent[dst, src]) / link.bytes_per_s
+            ends[[a, b]] = np.maximum(ends[[a, b]], end)
+        assert trace.end_s[:, i] == pytest.approx(ends, abs=1e-9)
+    assert len(saved) > 2, "some have rested long enough, others a little"
 
 
 def test_a_dispatch_that_brings_counts_waits_for_all() -> None:
