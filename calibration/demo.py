@@ -70,13 +70,19 @@ def others(samples: Sequence[Sample], found: Sequence[Cell]) -> float:
 def show(summary: Results, console: Console) -> None:
     """The tables."""
     table = Table(title="Predicted from microbenchmarks, then really run", box=None, padding=(0, 1, 0, 0))
-    for heading in results.HEADINGS:
-        table.add_column("\n".join(heading), justify="right" if heading[1] else "left", no_wrap=True)
-    for before, result in zip([None, *summary.cells], summary.cells, strict=False):
+    equal = all(result.staleness_equal for result in summary.cells)
+    shown = [n for n in range(len(results.HEADINGS)) if n != results.STALE_MEASURED or not equal]
+    rows = [[result.row()[n] for n in shown] for result in summary.cells]
+    for heading, column in zip([results.HEADINGS[n] for n in shown], zip(*rows, strict=True), strict=True):
+        least = max(len(word) for text in column for word in text.split())  # what does not fit folds between words
+        table.add_column("\n".join(heading), justify="right" if heading[1] else "left", min_width=least)
+    for before, result, row in zip([None, *summary.cells], summary.cells, rows, strict=False):
         if before and before.link_bytes_per_s != result.link_bytes_per_s:
             table.add_row()
-        table.add_row(*result.row())
+        table.add_row(*row)
     console.print(table)
+    if equal:
+        console.print("staleness measured: as predicted, in every step, layer and slot")
     for name, level in summary.levels.items():
         console.print(f"  {name:10} {level.median:+7.1%}  ({level.low:+.1%} to {level.high:+.1%})")
     console.print(results.verdict(summary))

@@ -30,6 +30,7 @@ HEADINGS = (
     ("speed-up", "pred."),
     ("", "meas."),
 )
+STALE_MEASURED = 3  # of HEADINGS
 
 
 @dataclass(frozen=True)
