@@ -220,3 +220,32 @@ def test_memory_that_runs_out_names_rank_and_op(pool: GpuRanks, monkeypatch: pyt
     small = GpuRanks(2, 1.0, torch.device("cpu"), pool._backend)
     with pytest.raises(RanksFailed, match=r"rank 1: MemoryError: S0\.0: CUDA out of memory\. Tried"):
         run(load_schedule("sync", 2, 2), Workload(SHAPE, 2, 1), small, Settings())
+
+
+# ------------------------------------------------------------------------------------------ on a real GPU
+
+on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+HALF = replace(PLAN, dtype="bfloat16", wire="bfloat16", rates=(1e9,))
+
+
+@pytest.mark.parametrize("job", [pytest.param(j, marks=on_a_gpu, id=j.name) for j in HALF.jobs() if j.round == 0])
+def test_every_job_measures_seconds_on_a_gpu(job: Job) -> None:
+    with load_backend("logical").start(2, 60) as ranks:
+        samples = measure(job, HALF, ranks)
+    assert {s.rank for s in samples} == {0, 1}
+    assert all(0 <= s.seconds < 5 for s in samples if s.what != "gap")
+    assert all(s.clock_hz for s in samples)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_link_on_a_gpu_has_its_rate() -> None:
+    device = torch.device("cuda", 0)
+    gpu, marks = Gpu(device), []
+    lane, link = StreamLane(gpu), links.KernelLink(device, 1e9, 1e-3)
+    for _ in range(4):
+        link.begin(lane)
+        link.end(lane, 4_000_000)
+        marks.append(lane.mark())
+    lane.finish()
+    assert np.diff([mark.at_s() for mark in marks]) == pytest.approx(5e-3, rel=0.05)
