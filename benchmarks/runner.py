@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
+from torch import Tensor
 
 from calibration.on_ranks import replay_on_rank
 from calibration.samples import machine
+from realrun.backend import Pool
+from realrun.lanes import Device
 from realrun.rank import RankContext
 from realrun.ranks import Ranks
-from realrun.run import Settings, run
+from realrun.run import DTYPES, Settings, run
 from sim.load import load_schedule
+from sim.schedule import Schedule
 from sim.workload import ModelShape, Workload
 
 ROOT = Path(__file__).parent.parent
@@ -47,13 +52,16 @@ class Round:
         return self.step_s / (self.products_s + self.transfers_s)
 
 
-def products(shape: ModelShape, tokens: int, rows: list[list[int]]) -> Iterator[Callable[[], object]]:
-    """Every matrix product and attention of one step on one rank; rows [layer][expert] of its own experts."""
+def products(shape: ModelShape, tokens: int, rows: list[list[int]], like: Tensor) -> Iterator[Callable[[], object]]:
+    """Every matrix product and attention of one step on one rank; rows [layer][expert] of its own experts.
+
+    like: whose type and device are those of the run."""
+    randn = partial(torch.randn, dtype=like.dtype, device=like.device)
     width, images, heads = shape.hidden, tokens // shape.tokens, shape.heads
     inner, shared = shape.expert_inner, shape.shared_inner
-    x_ND, c_BD = torch.randn(tokens, width), torch.randn(images, width)
-    q_BATG = torch.randn(images, heads, shape.tokens, width // heads)
-    weight = {size: torch.randn(size) for size in [(3 * width, width), (width, width), (6 * width, width),
+    x_ND, c_BD = randn(tokens, width), randn(images, width)
+    q_BATG = randn(images, heads, shape.tokens, width // heads)
+    weight = {size: randn(size) for size in [(3 * width, width), (width, width), (6 * width, width),
               (shape.experts, width), (shared, width), (width, shared), (inner, width), (width, inner)]}  # fmt: skip
     for layer in rows:
         yield lambda: F.linear(c_BD, weight[6 * width, width])
@@ -62,17 +70,22 @@ def products(shape: ModelShape, tokens: int, rows: list[list[int]]) -> Iterator[
         yield lambda: F.linear(x_ND, weight[width, width])
         yield lambda: F.linear(x_ND, weight[shape.experts, width])
         for count, wide in [(tokens, shared), *((count, inner) for count in layer)]:
-            rows_RD, rows_RI = torch.randn(count, width), torch.randn(count, wide)
+            rows_RD, rows_RI = randn(count, width), randn(count, wide)
             for _ in range(2):
                 yield lambda rows_RD=rows_RD, wide=wide: F.linear(rows_RD, weight[wide, width])
             yield lambda rows_RI=rows_RI, wide=wide: F.linear(rows_RI, weight[width, wide])
 
 
-def time_products(context: RankContext, shape: ModelShape, tokens: int, rows: list[list[list[int]]]) -> float:
-    """Seconds of all products of a step, the best of REPEATS each; rows [rank][layer][expert]."""
-    total_s = 0.0
+def time_products(
+    context: RankContext, shape: ModelShape, tokens: int, rows: list[list[list[int]]], dtype: str = "float32"
+) -> float:
+    """Seconds of all products of a step, the best of REPEATS each (on a GPU: of REPEATS times all of them, one behind
+    the other); rows [rank][layer][expert]."""
+    like, total_s = torch.empty(0, dtype=DTYPES[dtype], device=context.device), 0.0
     with torch.inference_mode():
-        for product in products(shape, tokens, rows[context.rank]):
+        if like.is_cuda:
+            return _time_in_a_row(context.lanes, [*products(shape, tokens, rows[context.rank], like)])
+        for product in products(shape, tokens, rows[context.rank], like):
             times = []
             for _ in range(REPEATS + 1):
                 began_s = time.perf_counter()
@@ -82,22 +95,35 @@ def time_products(context: RankContext, shape: ModelShape, tokens: int, rows: li
     return total_s
 
 
-def one_round(ranks: Ranks, schedule, routed: Workload) -> Round:  # type: ignore[no-untyped-def]
+def _time_in_a_row(lanes: Device, work: Sequence[Callable[[], object]]) -> float:
+    times = []
+    for _ in range(REPEATS + 1):
+        lanes.align()
+        began = lanes.here()
+        for each in work:
+            each()
+        ended = lanes.here()
+        lanes.finish()
+        times.append(ended.at_s() - began.at_s())
+    return median(times[1:])
+
+
+def one_round(ranks: Pool, schedule: Schedule, routed: Workload, settings: Settings) -> Round:
     """Parts, then a run; the first step warms up."""
     counts = routed.fits(schedule).routing.counts[-1].sum(axis=(1, 2, 3))  # type: ignore[union-attr]  # [layer, expert]
     rows = [[[int(n) for n in layer[rank :: ranks.world]] for layer in counts] for rank in range(ranks.world)]
-    products_s = max(ranks.call(time_products, SHAPE, WORKLOAD.tokens, rows))
-    spans = ranks.call(replay_on_rank, schedule, routed, Settings())
+    products_s = max(ranks.call(time_products, routed.model, routed.tokens, rows, settings.dtype))
+    spans = ranks.call(replay_on_rank, schedule, routed, settings)
     transfers_s = max(end for _, end in spans) - max(start for start, _ in spans)
-    step_s = run(schedule, WORKLOAD, ranks, Settings()).trace.step_s[1:]
-    return Round(float(median(step_s)), products_s, transfers_s / STEPS)
+    step_s = run(schedule, replace(routed, routing=None), ranks, settings).trace.step_s[1:]
+    return Round(float(median(step_s)), products_s, transfers_s / schedule.steps)
 
 
 def main() -> None:
     schedule = load_schedule("sync", STEPS, SHAPE.layers)
     with Ranks(WORKLOAD.ranks) as ranks:
         routed = replace(WORKLOAD, routing=run(schedule, WORKLOAD, ranks, Settings()).routing)
-        rounds = [one_round(ranks, schedule, routed) for _ in range(ROUNDS)]
+        rounds = [one_round(ranks, schedule, routed, Settings()) for _ in range(ROUNDS)]
     ratio = median(each.ratio for each in rounds)
     step_s = median(each.step_s for each in rounds)
     tokens_per_s = WORKLOAD.ranks * WORKLOAD.tokens / step_s

@@ -42,6 +42,7 @@ def measure(
     ranks: Annotated[int | None, typer.Option(help="Ranks to start; torchrun says its own.")] = None,
     model: Annotated[str | None, typer.Option(help="Whose sizes are measured.")] = None,
     images: Annotated[int | None, typer.Option(help="Images a rank.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16; rows travel as that.")] = None,
     rounds: _Rounds = None,
     timeout: _Timeout = 60.0,
     patience: _Others = 10.0,
@@ -50,7 +51,7 @@ def measure(
     from calibration.session import carry_out
 
     found = _plan(plan, rounds)
-    changed = {"backend": backend, "ranks": ranks, "model": model, "images": images}
+    changed = {"backend": backend, "ranks": ranks, "model": model, "images": images, "dtype": dtype, "wire": dtype}
     found = replace(found, schedules=(), **{key: value for key, value in changed.items() if value is not None})  # type: ignore[arg-type]
     found, start = _joined(found, ranks)
     found = found.quick() if quick else found
@@ -175,7 +176,12 @@ def _plan(path: Path | None, rounds: int | None) -> Plan:
 
 
 def _joined(plan: Plan, ranks: int | None) -> tuple[Plan, Start | None]:
-    """The plan for the ranks that torchrun started, and how they come together; as it is without torchrun."""
+    """The plan for the ranks that torchrun started, and how they come together; as it is without torchrun.
+
+    With GPUs these are over NCCL, whose links are as they are."""
+    import torch
+
+    from calibration.plan import AS_THEY_ARE
     from realrun.joined import joined, started_by_torchrun
 
     if not started_by_torchrun():
@@ -183,6 +189,8 @@ def _joined(plan: Plan, ranks: int | None) -> tuple[Plan, Start | None]:
     world = int(os.environ["WORLD_SIZE"])
     if ranks is not None:
         raise ValueError(f"--ranks {ranks} has no effect under torchrun, which started {world}")
+    if torch.cuda.device_count():
+        plan = replace(plan, backend="nccl", rates=(AS_THEY_ARE,))
     return replace(plan, ranks=world), lambda _, timeout_s: joined(timeout_s)
 
 

@@ -21,10 +21,17 @@ class _Arrived:
     """A transfer that took no time.  The rows are made when they are asked for: not where collectives are posted."""
 
     make: Callable[[], Parcel]
-    stamps: Stamps
+    posted: Pending
+
+    @property
+    def stamps(self) -> Stamps:
+        return self.posted.stamps
 
     def wait(self) -> Parcel:
         return self.make()
+
+    def finish(self) -> None:
+        self.posted.finish()
 
 
 class EchoTransport:
@@ -69,4 +76,4 @@ class EchoTransport:
     def _arrive(self, name: str, header: Tensor, rows: Callable[[], Tensor]) -> Pending:
         mine = header[self.rank].expand(self.world, -1)
         posted = self._stream.counts(name, header[self.rank : self.rank + 1])
-        return _Arrived(lambda: Parcel(rows().contiguous(), mine[:, 3:], mine[:, :3]), posted.stamps)
+        return _Arrived(lambda: Parcel(rows().contiguous(), mine[:, 3:], mine[:, :3]), posted)

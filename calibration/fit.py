@@ -80,16 +80,19 @@ def fitted(
     seed: int = 0,
     host_ranks: int = 0,
     resamples: int = RESAMPLES,
+    port: bool = False,
 ) -> Fit:
-    """The same with its uncertainty.  host_ranks: how many ranks share a card; 0: each pair has a link of its own."""
+    """The same with its uncertainty.  host_ranks: how many ranks share a card; 0: each pair has a link of its own, or
+    each rank a port."""
     rng = np.random.default_rng(seed)
     lines = {kind: _op_line(samples, kind, rng, resamples) for kind in COMPUTE_KINDS}
-    link = fit_link(samples, link_bytes_per_s, host_ranks, rng)
+    link = fit_link(samples, link_bytes_per_s, host_ranks, rng, port)
     slow = {kind: _slow_down(samples, kind, line, link_bytes_per_s) for kind, line in lines.items()}
     gaps = {subject: _gap(samples, subject) for subject in ("launch", "collective", "wake")}
     draws = _draws(lines, link, ranks)
+    link_name = f"{readable('_bytes_per_s', link_bytes_per_s)} a {_owner(host_ranks, port)}"
     cluster = Cluster(
-        name=f"{meta['processor']}, {ranks} ranks, {readable('_bytes_per_s', link_bytes_per_s)} a {_owner(host_ranks)}",
+        name=f"{meta.get('gpu') or meta['processor']}, {ranks} ranks, {link_name}",
         ranks=ranks,
         compute={kind: _rate(line.coefficients) for kind, line in lines.items()},
         link=link.link(link.line.coefficients, ranks),
@@ -103,8 +106,8 @@ def fitted(
     return Fit(cluster, tuple(draws), np.array([*draws.values()]).T, lines, link, tuple(_warnings(lines, link)))
 
 
-def _owner(host_ranks: int) -> str:
-    return f"host of {host_ranks}" if host_ranks else "pair"
+def _owner(host_ranks: int, port: bool) -> str:
+    return f"host of {host_ranks}" if host_ranks else "port" if port else "pair"
 
 
 def _op_line(samples: Sequence[Sample], kind: str, rng: np.random.Generator, resamples: int) -> Line:

@@ -1,5 +1,6 @@
-"""Transfers to the links of a Cluster: pairs with a link each, or hosts with a card each.
+"""Transfers to the links of a Cluster: pairs with a link each, ranks with a port each, or hosts with a card each.
 
+Ports (of GPUs, or of ranks that share one) take what comes to a rank one after the other: latency_s + those bytes.
 Pairs: latency_s + bytes / bytes_per_s of the fullest, less the burst of a link that has rested (of paced sockets half
 a segment on average: the last leaves as soon as those before are paid for), plus counts_s of a dispatch, which brings
 its counts along.  What is fitted began on all ranks at once; in a run the pairs of more than
@@ -35,6 +36,7 @@ class LinkFit:
     jitter: dict[str, float]  # kind of collective -> standard deviation of the logarithm
     host_ranks: int  # ranks that share a card; 0: every pair has a link of its own
     local_bytes_per_s: float = 0.0  # between two ranks of one host
+    port: bool = False  # a rank has a link of its own for all that comes to it, instead of one for each pair
 
     def link(self, coefficients: Array, ranks: int) -> Link | Network:
         """The cluster's link, of coefficients that were fitted or drawn."""
@@ -42,7 +44,8 @@ class LinkFit:
         bytes_per_s = 1 / max(s_per_byte, 1e-15)
         if not self.host_ranks:
             burst_bytes = burst_s * bytes_per_s
-            return Link(latency_s, bytes_per_s, "pair", counts_s, burst_bytes, pairwise=ranks > 2, source=_LINE)
+            scope, pairwise = "port" if self.port else "pair", ranks > 2 and not self.port
+            return Link(latency_s, bytes_per_s, scope, counts_s, burst_bytes, self.port, pairwise, source=_LINE)
         card = Resource(bytes_per_s, self.host_ranks, latency_s + counts_s / 2, source=_LINE)
         local = Resource(self.local_bytes_per_s, source=_LOCAL)
         within = (Route(self.host_ranks, ("local",), source=_LAYOUT),) if self.host_ranks > 1 else ()
@@ -58,7 +61,9 @@ class LinkFit:
         return max(0.0, float(trim_mean(seconds(mine) / self.line.at(features(mine, self.host_ranks)), TRIMMED)) - 1)
 
 
-def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator) -> LinkFit:
+def fit_link(
+    samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator, port: bool = False
+) -> LinkFit:
     """The line through transfers alone at one rate.  Raises ValueError if there is none."""
     mine = transfers(samples, rate, host_ranks)
     if not mine:
@@ -73,7 +78,7 @@ def fit_link(samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.ra
         form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()
     }
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
-    found = LinkFit(line, rate, jitter, host_ranks)
+    found = LinkFit(line, rate, jitter, host_ranks, port=port)
     return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
 
 

@@ -32,7 +32,7 @@ SPREAD = 0.5  # of the logarithm of rows between two ranks, in uneven transfers
 
 def measure(job: Job, plan: Plan, pool: Pool) -> list[Sample]:
     """The samples of one calibration job, outliers marked.  Raises RanksFailed if a rank failed."""
-    bench = _Bench(plan, pool, replace(plan.settings, link_bytes_per_s=job.rate), plan.hosts)
+    bench = _Bench(plan, pool, plan.settings_at(job.rate), job.rate)
     done = {"compute": bench.compute, "transfers": bench.transfers, "queue": bench.queue, "together": bench.together}
     clock_hz, temperature_c = gpu_state()
     return mark(
@@ -48,7 +48,7 @@ class _Bench:
     plan: Plan
     pool: Pool
     settings: Settings
-    hosts: int
+    rate: float | None
 
     @property
     def workload(self) -> Workload:
@@ -80,13 +80,13 @@ class _Bench:
     def together(self, job: Job) -> Iterator[Sample]:
         """Ops that ran wholly under load, and transfers that ran wholly while every rank computed."""
         assert job.load is not None
-        load, steps, rate = self._load(job, 2), self.plan.calibration_steps, self.settings.link_bytes_per_s
+        load, steps = self._load(job, 2), self.plan.calibration_steps
         reports = _echo(self.pool, self.workload, self.settings, steps, Transfers(load, job.load))
         spans = np.array([loaded for _, loaded in reports])
         for rank, (report, loaded) in enumerate(reports):
             window = loaded[0][0], loaded[-1][1]
             for sample in _op_samples(rank, self.workload, steps, report, window):
-                yield replace(sample, load=_busy(loaded), link_bytes_per_s=rate)
+                yield replace(sample, load=_busy(loaded), link_bytes_per_s=self.rate)
         window = max(r.spans_s[0][0] for r, _ in reports), min(r.spans_s[-1][1] for r, _ in reports)
         made = load * (spans.shape[1] // len(load))
         yield from self._transfer_samples(made, spans, queued=job.load == 1.0, window=window)
@@ -123,24 +123,24 @@ class _Bench:
         """A transfer takes from when the last rank is ready until this rank's rows are there: spans_s [rank, transfer,
         2].  queued: they were issued together, so that all but the first found the link busy.  With a window, those in
         it, which ran under load."""
-        ready_s, rate, row_bytes = spans_s[:, :, 0].max(axis=0), self.settings.link_bytes_per_s, self.workload.row_bytes
+        ready_s, row_bytes = spans_s[:, :, 0].max(axis=0), self.workload.row_bytes
         for rank, ended_s in enumerate(spans_s[:, :, 1]):
             spans = [*enumerate(zip(load, ready_s, ended_s, strict=True))][queued:]
             for number, ((form, rows), start_s, end_s) in spans:
                 if window is None or (window[0] <= start_s and end_s <= window[1]):
-                    size, across = (float(n * row_bytes) for n in fullest(np.array(rows), rank, self.hosts))
+                    size, across = (float(n * row_bytes) for n in fullest(np.array(rows), rank, self.plan))
                     yield Sample(
-                        "transfer", form, size, float(end_s - start_s), rank, float(window is not None), rate, queued,
-                        across_bytes=across, uneven=len({*np.ravel(rows)}) > 1,
-                        number=number,
+                        "transfer", form, size, float(end_s - start_s), rank, float(window is not None), self.rate,
+                        queued, across_bytes=across, uneven=len({*np.ravel(rows)}) > 1, number=number,
                     )  # fmt: skip
 
 
-def fullest(rows: npt.NDArray[np.int64], rank: int, hosts: int) -> tuple[int, int]:
-    """Rows of the fullest link to or from `rank`; and of the fullest card of any host, out or in (0: no hosts)."""
-    ranks = len(rows)
+def fullest(rows: npt.NDArray[np.int64], rank: int, plan: Plan) -> tuple[int, int]:
+    """Rows of the fullest link to or from `rank`, of links that are ports what comes to it; and of the fullest card of
+    any host, out or in (0: no hosts)."""
+    ranks, hosts = len(rows), plan.hosts
     away = rows * ~np.eye(ranks, dtype=bool)
-    most = int(max(away[:, rank].max(), away[rank].max()))
+    most = int(away[:, rank].sum() if plan.link == "port" else max(away[:, rank].max(), away[rank].max()))
     if not hosts:
         return most, 0
     host = np.arange(ranks) * hosts // ranks

@@ -4,7 +4,7 @@
     ranks: 2
     images: 4
     backend: paced               # realrun/backends
-    rates: [15 MB/s, 30 MB/s]    # of links
+    rates: [15 MB/s, 30 MB/s]    # of links; [.inf]: as they are
     schedules: [sync, interweaved]
     steps: 12
     rounds: 4
@@ -16,6 +16,7 @@ Calibration jobs run no schedule that is compared.  The file knows jobs; it refu
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ from sim.units import quantity
 from sim.units import readable as in_words
 from sim.workload import Workload
 
+AS_THEY_ARE = math.inf  # the rate of links that nobody keeps to one; in a file: .inf
 CALIBRATING = ("compute", "transfers", "queue", "together")
 
 
@@ -64,7 +66,11 @@ class Job:
 
 def rate_name(bytes_per_s: float) -> str:
     """For a file: 15MB-per-s"""
-    return in_words("_bytes_per_s", bytes_per_s).replace(" ", "").replace("/", "-per-")
+    return (
+        "as-they-are"
+        if bytes_per_s == AS_THEY_ARE
+        else in_words("_bytes_per_s", bytes_per_s).replace(" ", "").replace("/", "-per-")
+    )
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,18 @@ class Plan:
         return int(getattr(load_backend(self.backend), "hosts", 0))
 
     @property
+    def link(self) -> str:
+        """What has the rate: "pair", "port" or "host"."""
+        return load_backend(self.backend).link
+
+    @property
     def settings(self) -> Settings:
         """How to run, on links that are as they are."""
         return Settings(self.seed, self.dtype, timed_row_s=self.timed_row_s)
+
+    def settings_at(self, rate: float | None) -> Settings:
+        """The same on links of one of its rates."""
+        return replace(self.settings, link_bytes_per_s=None if rate == AS_THEY_ARE else rate)
 
     def schedule(self, text: str) -> Schedule:
         """One of its schedules, as ops."""
@@ -170,7 +185,7 @@ class Plan:
 
     def _measure(self, number: int) -> Iterator[Job]:
         jobs = [Job("compute", number, images=images) for images in (*self.batches, self.images)]
-        if load_backend(self.backend).link == "host":  # what ranks of one host have between them
+        if self.link == "host":  # what ranks of one host have between them
             jobs.append(Job("transfers", number))
         for rate in self.rates:
             jobs += [Job("transfers", number, rate), Job("queue", number, rate)]

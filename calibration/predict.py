@@ -90,7 +90,7 @@ def _fits(
 def fit_of(samples: Sequence[Sample], plan: Plan, rate: float, machine: Mapping[str, str]) -> Fit:
     """The fit of a plan's cluster to samples, with links of one rate."""
     host_ranks = plan.ranks // plan.hosts if plan.hosts else 0
-    return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks)
+    return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks, port=plan.link == "port")
 
 
 def predict(schedule: Schedule, workload: Workload, fit: Fit, off: Drift, seed: int) -> Prediction:

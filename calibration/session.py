@@ -88,8 +88,7 @@ def _do_all(left: Sequence[Job], plan: Plan, pool: Pool, bundle: Bundle, patienc
 
 def _run(job: Job, plan: Plan, pool: Pool) -> Trace:
     assert job.schedule is not None
-    settings = replace(plan.settings, link_bytes_per_s=job.rate)
-    return run(plan.schedule(job.schedule), plan.workload, pool, settings).trace
+    return run(plan.schedule(job.schedule), plan.workload, pool, plan.settings_at(job.rate)).trace
 
 
 def _record_routing(plan: Plan, pool: Pool) -> Routing:

@@ -7,7 +7,7 @@ Suffixes: N tokens, D hidden, X elements of a row on the wire, K slots, R rows, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -98,6 +98,9 @@ class _Piece:
         came = self.counted.wait()
         return Parcel(came.rows_RD, came.counts.chunk(self.pieces, dim=1)[self.piece], came.tags)
 
+    def finish(self) -> None:
+        self.counted.finish()
+
 
 class Chains:
     """The ops N, D, E and C of one run on one rank, and what A and R have to do with them."""
@@ -132,11 +135,11 @@ class Chains:
             if sharded:
                 self.results.note("sent dispatch", f"{op.name}/rows", rows.nbytes)
 
-    def _going(self, op: Op, weight_NK: Tensor) -> dict[int, Tensor]:
-        """Slot -> [N]: the tokens of an A for which it travels."""
+    def _going(self, op: Op, weight_NK: Tensor) -> Mapping[int, Tensor | None]:
+        """Slot -> [N]: the tokens of an A for which it travels; None: all."""
         head, slots = self.schedule.chain_head(op), self.schedule.chain_slots(op)
         if self.schedule.policy is None or head is None:
-            return dict.fromkeys(slots, torch.ones_like(weight_NK[:, 0], dtype=torch.bool))
+            return dict.fromkeys(slots)
         ledger = self._ledger(op.layer, op.part)
         return ledger.send(op.step, slots, head.asked, weight_NK, remember=not head.unused)
 
@@ -202,7 +205,7 @@ class Chains:
 
     def _note_slots(self, what: str, op: Op, slots: Sequence[int], places: Places, like_RX: Tensor) -> None:
         for slot in slots:
-            rows = int((places.slot_R == slot).sum())
+            rows = (places.slot_R == slot).sum()  # a GPU's host does not wait for the number
             self.results.note(what, op.name, rows * like_RX.shape[1] * like_RX.element_size(), slot)
 
     # ------------------------------------------------------------------------------------------ added
@@ -246,7 +249,7 @@ class Chains:
 
 def header(tag: Tag, counts_WE: Tensor) -> Tensor:
     """[rank, 3 + experts]: the tag that travels with the rows, and how many rows for each expert."""
-    return torch.cat([torch.tensor(tag).expand(len(counts_WE), 3), counts_WE.cpu()], dim=1)
+    return torch.cat([torch.tensor(tag).expand(len(counts_WE), 3), counts_WE], dim=1)
 
 
 def _attention(op: Op) -> str:

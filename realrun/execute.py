@@ -135,6 +135,7 @@ class _Executor:
         transfers: dict[int, Stamps] = {}
         spans: list[tuple[Mark, Mark]] = []
         report, results = self.report, self.results
+        device.align()
         self._meet()
         for i, op in enumerate(self.schedule.ops):
             results.at = i
@@ -142,7 +143,7 @@ class _Executor:
                 self._wait_for_inputs(op)
             began, began_s = device.here(), time.monotonic()
             with nullcontext() if op.collective else labelled(op.name):  # a transfer's is on the thread that runs it
-                made = _DO[op.kind](self, op)
+                made = self._do(op)
                 sit_out(op, made, began_s, timed_row_s)
             spans.append((began, device.here()))
             if isinstance(made, Sent | Gathered):
@@ -152,6 +153,7 @@ class _Executor:
             results.keep(op.name, made)
             results.drop()
         self._meet()
+        device.finish()
         report.spans_s = [(began.at_s(), ended.at_s()) for began, ended in spans]
         for i, stamps in transfers.items():
             report.spans_s[i] = stamps.reached_s, stamps.end_s
@@ -159,6 +161,12 @@ class _Executor:
         report.held = results.held()
         self._report()
         return report
+
+    def _do(self, op: Op) -> Any:
+        try:
+            return _DO[op.kind](self, op)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"{op.name}: {error}") from error
 
     def _report(self) -> None:
         """Brings to the host what the device has of the report."""

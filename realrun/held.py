@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from torch import Tensor
+
 from realrun.transport import Stamps
 from sim.schedule import Op, Schedule
 
@@ -59,7 +61,7 @@ class _Entry:
     key: str
     slot: int | None
     born: int
-    bytes: int | Stamps  # stamps: of rows that may still be on their way
+    bytes: int | Tensor | Stamps  # stamps: of rows that may still be on their way
     dies: int
 
 
@@ -87,7 +89,7 @@ class Results:
         if key in self._last or any(f"{key}:{slot}" in self._last for slot in getattr(value, "slots", ())):
             self._values[key] = value
 
-    def note(self, what: str, key: str, size: int | Stamps, slot: int | None = None) -> None:
+    def note(self, what: str, key: str, size: int | Tensor | Stamps, slot: int | None = None) -> None:
         """Enters a result into the books: a buffer of so many bytes, or as many as will have come."""
         due = self._last.get(key if slot is None else f"{key}:{slot}", self.at)
         self._books.append(_Entry(what, key, slot, self.at, size, due))
@@ -110,7 +112,7 @@ class Results:
         """The books, when all transfers have ended."""
         return [
             Held(e.what, e.key.partition("/")[0], e.slot, e.born, e.dies,
-                 e.bytes.came_bytes if isinstance(e.bytes, Stamps) else e.bytes)
+                 e.bytes.came_bytes if isinstance(e.bytes, Stamps) else int(e.bytes))
             for e in self._books
         ]  # fmt: skip
 

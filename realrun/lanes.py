@@ -11,10 +11,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+_TRIES = 8  # to read two clocks at once
 
 
 class Mark(Protocol):
@@ -22,6 +25,9 @@ class Mark(Protocol):
 
     def wait(self) -> None:
         """The caller goes on after it: a processor's thread blocks, a GPU's current stream waits."""
+
+    def finish(self) -> None:
+        """Blocks the host until it has passed."""
 
     def at_s(self) -> float:
         """When it passed, in seconds of time.monotonic(); only to be asked when it has."""
@@ -64,6 +70,9 @@ class Device(Protocol):
     def finish(self) -> None:
         """Blocks the host until the caller's own lane is empty."""
 
+    def align(self) -> None:
+        """Sets its clock by the host's; marks made from now on go by that."""
+
 
 # ------------------------------------------------------------------------------------------- processors
 
@@ -74,6 +83,9 @@ class _Now(NamedTuple):
     seconds: float
 
     def wait(self) -> None:
+        """It has passed."""
+
+    def finish(self) -> None:
         """It has passed."""
 
     def at_s(self) -> float:
@@ -92,6 +104,9 @@ class _Passed:
 
     def wait(self) -> None:
         self._event.wait()
+
+    def finish(self) -> None:
+        self.wait()
 
     def at_s(self) -> float:
         return self._at_s
@@ -165,6 +180,9 @@ class Processor:
     def finish(self) -> None:
         """See Device."""
 
+    def align(self) -> None:
+        """The clock is the host's."""
+
 
 # ------------------------------------------------------------------------------- GPUs (not run without one)
 
@@ -172,11 +190,16 @@ class Processor:
 class _Event:
     """A CUDA event with a time, on the clock that `base` began."""
 
-    def __init__(self, event: torch.cuda.Event, base: tuple[torch.cuda.Event, float]) -> None:
-        self.event, self._base = event, base
+    def __init__(self, stream: torch.cuda.Stream, base: tuple[torch.cuda.Event, float]) -> None:
+        self.event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self.event.record(stream)
+        self._device, self._base = stream.device, base
 
     def wait(self) -> None:
-        torch.cuda.current_stream().wait_event(self.event)
+        torch.cuda.current_stream(self._device).wait_event(self.event)
+
+    def finish(self) -> None:
+        self.event.synchronize()
 
     def at_s(self) -> float:
         first, at_s = self._base
@@ -186,8 +209,8 @@ class _Event:
 class StreamLane:
     """A stream of a GPU, of high priority: its kernels go before those of compute that are not resident yet."""
 
-    def __init__(self, device: torch.device, base: tuple[torch.cuda.Event, float]) -> None:
-        self.stream, self._base = torch.cuda.Stream(device, priority=-1), base  # type: ignore[no-untyped-call]
+    def __init__(self, gpu: Gpu) -> None:
+        self.stream, self._gpu = torch.cuda.Stream(gpu.device, priority=-1), gpu  # type: ignore[no-untyped-call]
 
     def do(self, work: Callable[[], None]) -> None:
         """See Lane.  (Issued at once.)"""
@@ -201,13 +224,11 @@ class StreamLane:
 
     def mark(self) -> Mark:
         """See Lane."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(self.stream)
-        return _Event(event, self._base)
+        return _Event(self.stream, self._gpu.base)
 
     def keeps(self, tensor: Tensor) -> None:
         """See Lane."""
-        tensor.record_stream(self.stream)
+        _keep(tensor, self.stream)
 
     def finish(self) -> None:
         """See Lane."""
@@ -218,30 +239,59 @@ class StreamLane:
 
 
 class Gpu:
-    """Streams and events of one GPU; the caller's own lane is its thread's current stream."""
+    """Streams and events of one GPU; the caller's own lane is its thread's current stream.
+
+    base: an event, and when it passed by the host's clock, to which every mark is related.  CUDA tells the time between
+    events in float32, to a ten-millionth of it, and two clocks drift apart: so it is aligned again before every run."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        first = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        torch.cuda.synchronize(device)
-        first.record()
-        torch.cuda.synchronize(device)
-        self._base = first, time.monotonic()
+        self.device = device
+        self.align()
+
+    def align(self) -> None:
+        """See Device.  The narrowest of some tries counts: the host may be held up between event and clock."""
+        tries = [self._moment() for _ in range(_TRIES)]
+        event, began_s, ended_s = min(tries, key=lambda moment: moment[2] - moment[1])
+        self.base = event, (began_s + ended_s) / 2
+
+    def _moment(self) -> tuple[torch.cuda.Event, float, float]:
+        """An event on a stream that is empty, and two moments of the host between which it passed."""
+        self.finish()
+        event, began_s = torch.cuda.Event(enable_timing=True), time.monotonic()  # type: ignore[no-untyped-call]
+        event.record(self._here)
+        event.synchronize()
+        return event, began_s, time.monotonic()
+
+    @property
+    def _here(self) -> torch.cuda.Stream:
+        return torch.cuda.current_stream(self.device)
 
     def lane(self, name: str) -> Lane:
         """See Device."""
-        return StreamLane(self._device, self._base)
+        return StreamLane(self)
 
     def here(self) -> Mark:
         """See Device."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return _Event(event, self._base)
+        return _Event(self._here, self.base)
 
     def keeps(self, tensor: Tensor) -> None:
         """See Device."""
-        tensor.record_stream(torch.cuda.current_stream())
+        _keep(tensor, self._here)
 
     def finish(self) -> None:
         """See Device."""
-        torch.cuda.current_stream().synchronize()
+        self._here.synchronize()
+
+
+def _keep(tensor: Tensor, stream: torch.cuda.Stream) -> None:
+    if tensor.numel():  # a header's rows are none, and not on the GPU
+        tensor.record_stream(stream)
+
+
+def own_stream(device: torch.device) -> AbstractContextManager[Any]:
+    """For a thread: a compute stream of its own on that GPU, which is also made its current one; nothing elsewhere.
+
+    A thread that does not say so works on GPU 0, on the one stream that all such threads share."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

@@ -13,17 +13,36 @@ from dataclasses import dataclass, field
 import torch
 
 from realrun.lanes import Lane, StreamLane
+from realrun.ptx import load_kernels
 
-_SOURCE = """
-extern "C" __global__ void begin(unsigned long long* link) {
-  unsigned long long now;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-  link[1] = now > link[0] ? now : link[0];
+_PTX = """
+.version 6.4
+.target sm_70
+.address_size 64
+
+// link[0]: when it is free; link[1]: when its transfer began
+.visible .entry begin(.param .u64 link) {
+  .reg .b64 %link, %now, %free;
+  ld.param.u64 %link, [link];
+  mov.u64 %now, %globaltimer;
+  ld.global.u64 %free, [%link];
+  max.u64 %now, %now, %free;
+  st.global.u64 [%link+8], %now;
+  ret;
 }
-extern "C" __global__ void end(unsigned long long* link, unsigned long long nanoseconds) {
-  unsigned long long until = link[1] + nanoseconds, now;
-  do { asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)); } while (now < until);
-  link[0] = until;
+.visible .entry end(.param .u64 link, .param .u64 nanoseconds) {
+  .reg .b64 %link, %until, %takes, %now;
+  .reg .pred %early;
+  ld.param.u64 %link, [link];
+  ld.param.u64 %takes, [nanoseconds];
+  ld.global.u64 %until, [%link+8];
+  add.u64 %until, %until, %takes;
+again:
+  mov.u64 %now, %globaltimer;
+  setp.lt.u64 %early, %now, %until;
+  @%early bra again;
+  st.global.u64 [%link], %until;
+  ret;
 }
 """
 
@@ -61,7 +80,7 @@ class KernelLink:
 
     def __init__(self, device: torch.device, bytes_per_s: float, latency_s: float = 0.0) -> None:
         self.bytes_per_s, self.latency_s, self._device = bytes_per_s, latency_s, device
-        self._begin, self._end = (torch.cuda._compile_kernel(_SOURCE, name) for name in ("begin", "end"))
+        self._begin, self._end = load_kernels(_PTX, "begin", "end")
         self._state: dict[int, torch.Tensor] = {}  # by lane: when its link is free, when its transfer began
 
     def begin(self, lane: Lane) -> None:
@@ -69,12 +88,11 @@ class KernelLink:
         assert isinstance(lane, StreamLane)
         if id(lane) not in self._state:
             self._state[id(lane)] = torch.zeros(2, dtype=torch.int64, device=self._device)
-            lane.stream.wait_stream(torch.cuda.current_stream())
-        state = self._state[id(lane)]
-        lane.do(lambda: self._begin(grid=(1, 1, 1), block=(1, 1, 1), args=[state]))
+            lane.stream.wait_stream(torch.cuda.current_stream(self._device))
+            lane.keeps(self._state[id(lane)])
+        lane.do(lambda: self._begin(self._state[id(lane)].data_ptr()))
 
     def end(self, lane: Lane, moved_bytes: int) -> None:
         """See realrun.meeting.Throttle."""
         nanoseconds = round(1e9 * (self.latency_s + moved_bytes / self.bytes_per_s))
-        state = self._state[id(lane)]
-        lane.do(lambda: self._end(grid=(1, 1, 1), block=(1, 1, 1), args=[state, nanoseconds]))
+        lane.do(lambda: self._end(self._state[id(lane)].data_ptr(), nanoseconds))

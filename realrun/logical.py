@@ -5,15 +5,14 @@ business."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from realrun.lanes import Device, Lane
+from realrun.lanes import Device, Lane, own_stream
 from realrun.meeting import Meeting, MeetingTransport, Throttle
 from realrun.rank import RankContext
 from realrun.ranks import RanksFailed
@@ -81,6 +80,8 @@ class LogicalRanks:
         if world < 1:
             raise ValueError(f"world={world} should be at least 1")
         self.world, self.timeout_s, self._device, self._backend = world, timeout_s, device, backend
+        self._streams = [own_stream(device) for _ in range(world)]  # memory is kept by stream: for all calls the same
+        self._kept: list[dict[Hashable, Any]] = [{} for _ in range(world)]
 
     def call(self, function: Callable[..., T], *args: Any) -> list[T]:
         """See Pool.  One function at a time; a rank that fails lets the others wait for a timeout at most."""
@@ -89,15 +90,19 @@ class LogicalRanks:
         errors: dict[int, BaseException] = {}
 
         def work(rank: int) -> None:
-            context = RankContext(rank, self.world, self.timeout_s, self._device, None, self._backend(hall))
+            context = RankContext(
+                rank, self.world, self.timeout_s, self._device, None, self._backend(hall), self._kept[rank]
+            )
             try:
-                with _stream(self._device):
+                with self._streams[rank]:
                     answers[rank] = function(context, *args)
             except BaseException as error:  # whatever it is, the caller wants to know
                 errors[rank] = error
                 hall.leave()
 
-        threads = [threading.Thread(target=work, args=(rank,), name=f"rank {rank}") for rank in range(self.world)]
+        threads = [
+            threading.Thread(target=work, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(self.world)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -105,13 +110,6 @@ class LogicalRanks:
         if errors:
             _raise(errors, self.world)
         return [answers[rank] for rank in range(self.world)]
-
-
-def _stream(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A compute stream of the thread's own, on a GPU."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def _raise(errors: dict[int, BaseException], world: int) -> None:

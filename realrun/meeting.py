@@ -19,6 +19,7 @@ from torch import Tensor
 
 from realrun.lanes import Device, Lane, Mark
 from realrun.messages import TransferError
+from realrun.passage import Passage
 from realrun.transport import Parcel, Pending, Stamps
 
 _TAG = 3  # entries of a header before the counts
@@ -36,7 +37,7 @@ class Throttle(Protocol):
 
 @dataclass
 class Offer:
-    """What one rank puts into one transfer, and what comes back."""
+    """What one rank puts into one transfer, and what comes back.  What it offered is let go when it has been issued."""
 
     name: str
     rows_RD: Tensor | None  # None: the header alone
@@ -44,9 +45,8 @@ class Offer:
     ready: Mark
     gather: bool = False  # the same rows go to every rank
     issued: threading.Event = field(default_factory=threading.Event)
+    passage: Passage = field(default_factory=lambda: Passage(Stamps()))
     parcel: Parcel | None = None
-    reached: Mark | None = None
-    ended: Mark | None = None
     error: str = ""
 
 
@@ -80,13 +80,14 @@ class Meeting:
             for dst in range(self.world):
                 self._issue(dst, offers, reached)
         for each in offers:
+            each.rows_RD = None
             each.issued.set()
 
     def _reach(self, rank: int, offer: Offer) -> Mark:
         """On the lane of `rank`: its rows are ready, and all that it transferred before has ended."""
         self.lanes[rank].after(offer.ready)
-        offer.reached = self.lanes[rank].mark()
-        return offer.reached
+        offer.passage.reached = self.lanes[rank].mark()
+        return offer.passage.reached
 
     def _issue(self, dst: int, offers: Sequence[Offer], reached: Sequence[Mark]) -> None:
         """On dst's lane, when all ranks have reached the transfer: everyone's rows for it, in the order of ranks."""
@@ -101,7 +102,8 @@ class Meeting:
             self._move(lane, sources, came_RD, dst)
             sent = _sent_bytes(mine, dst)
         mine.parcel = Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG], sent)
-        mine.ended = lane.mark()
+        mine.passage.carried(sent, came_RD.nbytes)
+        mine.passage.ended = lane.mark()
 
     def _move(self, lane: Lane, sources: Sequence[Tensor], came_RD: Tensor, dst: int) -> None:
         for tensor in (*sources, came_RD):
@@ -136,7 +138,7 @@ class MeetingPending:
     """A transfer under way."""
 
     def __init__(self, offer: Offer, timeout_s: float, device: Device) -> None:
-        self.stamps = Stamps()
+        self.stamps = offer.passage.stamps
         self._offer, self._timeout_s, self._device = offer, timeout_s, device
 
     def wait(self) -> Parcel:
@@ -146,12 +148,10 @@ class MeetingPending:
         self._device.keeps(parcel.rows_RD)
         return parcel
 
-    def settle(self) -> None:
-        """Fills in the stamps of a transfer that has ended."""
-        parcel, ended = self._issued()
-        assert self._offer.reached is not None
-        self.stamps.reached_s, self.stamps.end_s = self._offer.reached.at_s(), ended.at_s()
-        self.stamps.sent_bytes, self.stamps.came_bytes = parcel.sent_bytes, parcel.rows_RD.nbytes
+    def finish(self) -> None:
+        """See realrun.transport.Pending."""
+        self._issued()
+        self._offer.passage.settle()
 
     def _issued(self) -> tuple[Parcel, Mark]:
         offer = self._offer
@@ -160,8 +160,8 @@ class MeetingPending:
         if offer.error:
             raise TransferError(f"{offer.name}: {offer.error}")
         assert offer.parcel is not None
-        assert offer.ended is not None
-        return offer.parcel, offer.ended
+        assert offer.passage.ended is not None
+        return offer.parcel, offer.passage.ended
 
 
 class MeetingTransport:
@@ -169,7 +169,7 @@ class MeetingTransport:
 
     def __init__(self, meeting: Meeting, device: Device, rank: int) -> None:
         self.rank, self.world, self._meeting, self._device = rank, meeting.world, meeting, device
-        self._number, self._under_way = 0, list[MeetingPending]()
+        self._number, self._under_way = 0, list[Passage]()
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +214,7 @@ class MeetingTransport:
         rows = None if rows_RD is None else rows_RD.detach()
         offer = Offer(name, rows, header, self._device.here(), gather)
         pending = MeetingPending(offer, self._meeting.timeout_s, self._device)
-        self._under_way.append(pending)
+        self._under_way.append(offer.passage)
         self._meeting.offer(self._number, self.rank, offer)
         self._number += 1
         return pending

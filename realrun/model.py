@@ -173,7 +173,8 @@ class DiTMoE(nn.Module):
         The latents may be a few rows of patches of the image, the first of which is token number `first_token`."""
         x_BTD = self.x_embedder["proj"](z_BCHW).flatten(2).transpose(1, 2)
         x_BTD = x_BTD + self.pos_embed[:, first_token : first_token + x_BTD.shape[1]]
-        waves = sinusoids(torch.as_tensor(t, dtype=torch.float32, device=z_BCHW.device).reshape(-1))
+        t_B = t if isinstance(t, Tensor) else torch.full((1,), t, device=z_BCHW.device)  # no copy: a GPU's host goes on
+        waves = sinusoids(t_B.to(z_BCHW.device, torch.float32).reshape(-1))
         c_BD: Tensor = self.t_embedder["mlp"](waves.to(z_BCHW.dtype)) + self.y_embedder["embedding_table"](y_B)
         return x_BTD, c_BD
 

@@ -19,8 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from realrun.lanes import Gpu, Lane, Mark
+from realrun.lanes import Gpu, Lane, Processor
 from realrun.messages import TransferError
+from realrun.passage import Passage
 from realrun.rank import RankContext
 from realrun.transport import Parcel, Pending, Stamps, Transport
 
@@ -31,12 +32,14 @@ _TAG = 3  # entries of a header before the counts
 class NcclPending:
     """A transfer under way."""
 
-    name: str
     parcel: Parcel
     work: Any  # None: nothing but a header
-    reached: Mark
-    ended: Mark
-    stamps: Stamps
+    passage: Passage
+
+    @property
+    def stamps(self) -> Stamps:
+        """See realrun.transport.Pending."""
+        return self.passage.stamps
 
     def wait(self) -> Parcel:
         """See realrun.transport.Pending.  The current stream waits, not the host."""
@@ -44,10 +47,9 @@ class NcclPending:
             self.work.wait()
         return self.parcel
 
-    def settle(self) -> None:
-        """Fills in the stamps of a transfer that has ended."""
-        self.stamps.reached_s, self.stamps.end_s = self.reached.at_s(), self.ended.at_s()
-        self.stamps.sent_bytes, self.stamps.came_bytes = self.parcel.sent_bytes, self.parcel.rows_RD.nbytes
+    def finish(self) -> None:
+        """See realrun.transport.Pending."""
+        self.passage.settle()
 
 
 class NcclTransport:
@@ -58,7 +60,8 @@ class NcclTransport:
         self.rank, self.world, self._device = context.rank, context.world, context.lanes
         self._rows, self._control = rows, control
         self._side: Lane = self._device.lane(f"{name}: notes when transfers end")
-        self._under_way: list[NcclPending] = []
+        self._under_way: list[Passage] = []
+        self._connect()
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +70,12 @@ class NcclTransport:
         self.close()
 
     def counts(self, name: str, header: Tensor) -> Pending:
-        """See Transport."""
-        return self._issue(name, None, header, self._headers(name, header))
+        """See Transport.  Hosts do it: when this returns it has ended."""
+        host = Processor()
+        passage = Passage(Stamps(), host.here())
+        came_WH = self._headers(name, header)
+        passage.ended = host.here()
+        return self._under_way_as(passage, Parcel(torch.empty(0), came_WH[:, _TAG:], came_WH[:, :_TAG]), None)
 
     def dispatch(self, name: str, rows_RD: Tensor, header: Tensor, counted: Pending | None = None) -> Pending:
         """See Transport.  Without `counted` the host waits for the others' headers."""
@@ -89,16 +96,23 @@ class NcclTransport:
 
     def barrier(self) -> None:
         """See Transport; afterwards the stamps of all transfers are complete."""
-        torch.cuda.synchronize()
-        self._headers("barrier", torch.zeros(self.world, _TAG, dtype=torch.int64))
+        self._device.finish()
         self._side.finish()
-        for pending in self._under_way:
-            pending.settle()
+        self._headers("barrier", torch.zeros(self.world, _TAG, dtype=torch.int64))
+        for passage in self._under_way:
+            passage.settle()
         self._under_way.clear()
 
     def close(self) -> None:
         """See Transport."""
         self._side.close()
+
+    def _connect(self) -> None:
+        """A row to everyone: NCCL makes a communicator, and connects two ranks, when they first send, which takes it
+        a second or so."""
+        rows_W1 = torch.zeros(self.world, 1, device=self._device.device)
+        dist.all_to_all_single(torch.empty_like(rows_W1), rows_W1, group=self._rows)
+        self._device.finish()
 
     def _headers(self, name: str, header_WH: Tensor) -> Tensor:
         came_WH = torch.empty_like(header_WH)
@@ -108,21 +122,27 @@ class NcclTransport:
             raise TransferError(f"{name}: some rank sent no header: {error}") from error
         return came_WH
 
-    def _issue(self, name: str, rows_RD: Tensor | None, header_WH: Tensor, came_WH: Tensor) -> NcclPending:
+    def _issue(self, name: str, rows_RD: Tensor, header_WH: Tensor, came_WH: Tensor) -> NcclPending:
         came, sent = (table[:, _TAG:].sum(dim=1).tolist() for table in (came_WH, header_WH))
-        reached, work, came_RD, sent_bytes = self._device.here(), None, torch.empty(0), tuple[int, ...]()
-        if rows_RD is not None:
-            came_RD = rows_RD.new_empty((sum(came), *rows_RD.shape[1:]))
+        self._side.after(self._device.here())
+        passage = Passage(Stamps(), self._side.mark())  # what was issued before has ended, and the rows are there
+        came_RD = rows_RD.new_empty((sum(came), *rows_RD.shape[1:]))
+        try:
             work = dist.all_to_all_single(came_RD, rows_RD, came, sent, group=self._rows, async_op=True)
-            row_bytes = rows_RD[:1].nbytes if len(rows_RD) else 0
-            sent_bytes = tuple(0 if dst == self.rank else n * row_bytes for dst, n in enumerate(sent))
-            self._side.do(work.wait)
-        pending = NcclPending(
-            name, Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG], sent_bytes), work, reached, self._side.mark(),
-            Stamps(),
-        )  # fmt: skip
-        self._under_way.append(pending)
-        return pending
+        except RuntimeError as error:
+            raise TransferError(f"{name}: rank {self.rank} cannot send: {error}") from error
+        self._side.do(work.wait)
+        for tensor in (rows_RD, came_RD):  # torch lets go of them when the first stream waits, which is this one
+            self._side.keeps(tensor)
+        passage.ended = self._side.mark()
+        row_bytes = rows_RD[:1].nbytes if len(rows_RD) else 0
+        sent_bytes = tuple(0 if dst == self.rank else n * row_bytes for dst, n in enumerate(sent))
+        passage.carried(sent_bytes, came_RD.nbytes)
+        return self._under_way_as(passage, Parcel(came_RD, came_WH[:, _TAG:], came_WH[:, :_TAG], sent_bytes), work)
+
+    def _under_way_as(self, passage: Passage, parcel: Parcel, work: Any) -> NcclPending:
+        self._under_way.append(passage)
+        return NcclPending(parcel, work, passage)
 
 
 def _header_of(parcel: Parcel) -> Tensor:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,6 +28,7 @@ class RankContext:
     device: torch.device
     group: dist.ProcessGroup | None  # None: ranks are threads of one process
     backend: Backend
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False)  # from one call to the next: a model, say
 
     @functools.cached_property
     def lanes(self) -> Device:
@@ -35,7 +38,8 @@ class RankContext:
 
 def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
     """The rank that this process is, by what torchrun put into its environment: over NCCL where there are GPUs (the
-    one of LOCAL_RANK), else over gloo.
+    one of LOCAL_RANK), else over gloo.  What is on hosts, answers and headers, goes over gloo in any case, which says
+    who did not come; NCCL's watchdog would end the process without a word of ours.
 
     Raises ValueError that names what is missing."""
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -47,7 +51,7 @@ def rank_from_environment(timeout_s: float = 60.0) -> RankContext:
     device = torch.device("cuda", gpu) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=timeout_s))
     return joined(timeout_s, device, load_backend("nccl" if gpus else "paced"))
 
 

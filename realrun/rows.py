@@ -21,7 +21,7 @@ class Places(NamedTuple):
 
     token_R: Tensor
     slot_R: Tensor
-    counts_WE: Tensor  # int64: rows for each expert (of the piece) of each rank
+    counts_WE: Tensor  # int64, on the host: rows for each expert (of the piece) of each rank
 
     def of_slots(self, slots: Collection[int]) -> Tensor:
         """[R]: which rows belong to one of `slots`."""
@@ -29,23 +29,37 @@ class Places(NamedTuple):
 
 
 def lay_out(
-    idx_NK: Tensor, mask_N: Mapping[int, Tensor], ranks: int, experts: int, pieces: int = 1
+    idx_NK: Tensor, mask_N: Mapping[int, Tensor | None], ranks: int, experts: int, pieces: int = 1
 ) -> tuple[Places, ...]:
-    """The places, piece by piece, of the tokens in mask_N [slot]; expert e lives on rank e mod `ranks`.
+    """The places, piece by piece, of the tokens in mask_N [slot] (None: all); expert e lives on rank e mod `ranks`.
 
-    A rank's experts, in order, are cut into `pieces` equal pieces.  The rows of all pieces follow one another."""
+    A rank's experts, in order, are cut into `pieces` equal pieces.  The rows of all pieces follow one another.  A GPU's
+    host waits once, for the counts, if all tokens of each slot go."""
     held = experts // ranks
     share = held // pieces
-    going_NK = torch.stack([mask_N.get(k, torch.zeros_like(idx_NK[:, 0] > 0)) for k in range(idx_NK.shape[1])], dim=1)
-    token_R, slot_R = going_NK.nonzero(as_tuple=True)
+    token_R, slot_R = _going(idx_NK, mask_N)
     expert_R = idx_NK[token_R, slot_R]
     home_R, local_R = expert_R % ranks, expert_R // ranks
     group_R = (local_R // share * ranks + home_R) * share + local_R % share
     order_R = group_R.argsort(stable=True)
-    counts_PWE = torch.bincount(group_R, minlength=experts).view(pieces, ranks, share)
+    counts_E = torch.zeros(experts, dtype=torch.int64, device=idx_NK.device)
+    counts_PWE = counts_E.scatter_add(0, group_R, torch.ones_like(group_R)).cpu().view(pieces, ranks, share)
     sizes = counts_PWE.sum(dim=(1, 2)).tolist()
     orders = torch.split(order_R, sizes)
     return tuple(Places(token_R[o], slot_R[o], c) for o, c in zip(orders, counts_PWE, strict=True))
+
+
+def _going(idx_NK: Tensor, mask_N: Mapping[int, Tensor | None]) -> tuple[Tensor, Tensor]:
+    """(token_R, slot_R) of the tokens in mask_N [slot], token by token."""
+    column_N = idx_NK[:, 0]
+    if all(mask is None for mask in mask_N.values()):
+        slot_R = torch.stack([torch.full_like(column_N, slot) for slot in sorted(mask_N)], dim=1).flatten()
+        return torch.arange(len(slot_R), device=idx_NK.device) // len(mask_N), slot_R
+    none, every = torch.zeros_like(column_N, dtype=torch.bool), torch.ones_like(column_N, dtype=torch.bool)
+    masks = [mask_N.get(slot, none) for slot in range(idx_NK.shape[1])]
+    going_NK = torch.stack([every if mask is None else mask for mask in masks], dim=1)
+    token_R, slot_R = going_NK.nonzero(as_tuple=True)
+    return token_R, slot_R
 
 
 def pack(h_ND: Tensor, pieces: Sequence[Places]) -> Tensor:

@@ -64,6 +64,9 @@ class Pending(Protocol):
 
         May be called any number of times.  Raises TransferError if a peer failed."""
 
+    def finish(self) -> None:
+        """Blocks the host until it has ended, on a GPU too: the stamps are then complete."""
+
 
 class Transport(Protocol):
     """The communication stream of one rank.
@@ -114,6 +117,10 @@ class GlooPending:
         if isinstance(self._outcome, Parcel):
             return self._outcome
         raise TransferError(str(self._outcome)) from self._outcome
+
+    def finish(self) -> None:
+        """See Pending."""
+        self.wait()
 
     def end(self, outcome: Parcel | TransferError) -> None:
         """Called once, by the stream."""

@@ -254,4 +254,5 @@ def test_an_unwritable_folder_is_refused_before_any_work(tmp_path: Path) -> None
 @pytest.mark.parametrize(("hosts", "across"), [(0, 0), (2, 7), (4, 6)])
 def test_the_fullest_card_is_that_of_a_host_also_where_each_rank_has_one(hosts: int, across: int) -> None:
     rows = np.array([[9, 1, 2, 3], [0, 9, 1, 1], [0, 1, 9, 1], [2, 1, 0, 9]])
-    assert fullest(rows, 0, hosts) == (3, across)
+    plan = Plan(ranks=4, backend=f"namespaces hosts={hosts}" if hosts else "paced")
+    assert fullest(rows, 0, plan) == (3, across)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from calibration.bundle import Bundle
 from calibration.others import Watch
-from calibration.plan import Job, Plan
+from calibration.plan import AS_THEY_ARE, Job, Plan
 from calibration.samples import Sample, machine, mark
 from calibration.session import Patience, carry_out
 from realrun.backend import Pool
@@ -156,7 +156,24 @@ def test_every_committed_plan_loads() -> None:
         plan = Plan.load(path)
         assert plan.about
         for text in plan.schedules:
-            plan.schedule(text).check()
+            plan.workload.fits(plan.schedule(text).check())
+
+
+def test_plans_for_one_gpu_hold_what_was_asked_of_it() -> None:
+    plans = [Plan.load(ROOT / "calibration" / "plans" / f"gpu-{ranks}-ranks.yaml") for ranks in (2, 4, 8)]
+    assert {(plan.model, plan.ranks, plan.dtype, plan.wire) for plan in plans} == {
+        ("S", 2, "bfloat16", "bfloat16"), ("B", 4, "bfloat16", "bfloat16"), ("XL", 8, "bfloat16", "bfloat16")
+    }  # fmt: skip
+    assert all(len(plan.rates) >= 5 for plan in plans)
+    assert sum(len(plan.rates) * len(plan.schedules) for plan in plans) >= 40
+
+
+def test_links_as_they_are_have_a_name_and_no_rate() -> None:
+    plan = Plan.of(Plan(backend="nccl", rates=(AS_THEY_ARE,)).table())
+    rate = plan.rates[0]
+    assert plan.settings_at(rate).link_bytes_per_s is None
+    assert plan.settings_at(20e6).link_bytes_per_s == 20e6
+    assert Job("queue", 0, rate).name == "r00-queue-as-they-are"
 
 
 # --------------------------------------------------------------------------------------------- sessions

@@ -56,6 +56,9 @@ class _StagedPending:
         parcel = self.inner.wait()
         return replace(parcel, rows_RD=parcel.rows_RD.to(self.device))
 
+    def finish(self) -> None:
+        self.inner.finish()
+
 
 @dataclass(frozen=True)
 class StagedTransport:
