@@ -150,6 +150,7 @@ _TYPES = {
     "float | None": pa.float64(),
 }
 _SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in fields(Sample)])
+_LATER = {"team"}  # columns that bundles of before lack: in these, all was as the default says
 
 
 _SPANS = ("reached_s", "start_s", "end_s")
@@ -178,6 +179,8 @@ def _read(path: Path) -> pa.Table:
 
 def _read_samples(path: Path) -> Iterable[Sample]:
     table = _read(path)
+    for name in _LATER - {*table.column_names}:
+        table = table.append_column(name, pa.array([getattr(Sample, name)] * len(table), _SCHEMA.field(name).type))
     if lacking := [name for name in _SCHEMA.names if name not in table.column_names]:
         raise ValueError(f"{path}: lacks the columns {', '.join(lacking)}")
     for row in table.select(_SCHEMA.names).to_pylist():

@@ -90,6 +90,7 @@ def evaluate(
 def fit(
     folder: Annotated[Path, typer.Argument(help="A bundle.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for clusters; without: the bundle's.")] = None,
+    ranks: Annotated[int | None, typer.Option(help="Fewer than ran, among which transfers were measured.")] = None,
 ) -> None:
     """Fits a Cluster for each link rate to a bundle, and says how sure each number is, and what cannot be told."""
     from calibration.bundle import Bundle
@@ -99,15 +100,18 @@ def fit(
 
     bundle, console = Bundle(folder), Console()
     plan, samples = Plan.of(bundle.meta()["plan"]), bundle.samples()
+    if ranks is not None and ranks not in plan.teams:
+        measured = ", ".join(map(str, plan.teams)) or "no fewer than all"
+        raise ValueError(f"--ranks {ranks}: of {plan.ranks} ranks, transfers were measured among {measured}")
     for rate in plan.rates:
-        found = fit_of(samples, plan, rate, bundle.machine)
-        path = (out or folder) / f"cluster-{rate_name(rate)}.yaml"
+        found = fit_of(samples, plan, rate, bundle.machine, ranks or 0)
+        path = (out or folder) / f"cluster-{rate_name(rate)}{f'-{ranks}-ranks' if ranks else ''}.yaml"
         found.cluster.save(path)
         console.print(f"{path}: {found.cluster.name}")
         for name, value, (low, high) in numbers(found):
-            console.print(f"  {name:28} {value}  ({low} to {high})")
+            console.print(f"  {name:28} {value}  ({low} to {high})", soft_wrap=True)
         for warning in found.warnings:
-            console.print(f"  warning: {warning}")
+            console.print(f"  warning: {warning}", soft_wrap=True)
 
 
 def report(

@@ -81,12 +81,16 @@ def fitted(
     host_ranks: int = 0,
     resamples: int = RESAMPLES,
     port: bool = False,
+    team: int = 0,
 ) -> Fit:
     """The same with its uncertainty.  host_ranks: how many ranks share a card; 0: each pair has a link of its own, or
-    each rank a port."""
+    each rank a port.  team: the first so many of the ranks that were measured are the machine; 0: all."""
     rng = np.random.default_rng(seed)
     lines = {kind: _op_line(samples, kind, rng, resamples) for kind in COMPUTE_KINDS}
     link = fit_link(samples, link_bytes_per_s, host_ranks, rng, port)
+    drag, ranks = link.slow_down(samples), team or ranks  # loads are among all
+    if team:
+        link = fit_link(samples, link_bytes_per_s, host_ranks, rng, port, team)
     slow = {kind: _slow_down(samples, kind, line, link_bytes_per_s) for kind, line in lines.items()}
     gaps = {subject: _gap(samples, subject) for subject in ("launch", "collective", "wake")}
     draws = _draws(lines, link, ranks)
@@ -97,7 +101,7 @@ def fitted(
         compute={kind: _rate(line.coefficients) for kind, line in lines.items()},
         link=link.link(link.line.coefficients, ranks),
         host=Host(gaps["launch"], gaps["collective"], gaps["wake"], synchronous=True, source=_SOURCES["host"]),
-        interference=Interference(slow, link.slow_down(samples), source=_SOURCES["interference"]),
+        interference=Interference(slow, drag, source=_SOURCES["interference"]),
         jitter={**{kind: line.scatter for kind, line in lines.items()}, **link.jitter},
         errors={name: float(values.std()) for name, values in draws.items()},
         sources={field: _SOURCES[field] for field in ("ranks", "compute", "jitter", "errors")},

@@ -62,13 +62,18 @@ class LinkFit:
 
 
 def fit_link(
-    samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator, port: bool = False
+    samples: Sequence[Sample], rate: float, host_ranks: int, rng: np.random.Generator, port: bool = False, team: int = 0
 ) -> LinkFit:
-    """The line through transfers alone at one rate.  Raises ValueError if there is none."""
-    mine = transfers(samples, rate, host_ranks)
+    """The line through transfers alone at one rate, among all ranks or the first `team`.  Raises ValueError if there is
+    none."""
+    mine = transfers(samples, rate, host_ranks, team=team)
     if not mine:
-        raise ValueError(f"the samples hold no transfer alone at {readable('_bytes_per_s', rate)}")
-    line = fit_line(features(mine, host_ranks), seconds(mine), rng)
+        among = f" among {team} ranks" if team else ""
+        raise ValueError(f"the samples hold no transfer alone{among} at {readable('_bytes_per_s', rate)}")
+    found = features(mine, host_ranks)
+    if not any(s.queued for s in mine):  # every link had rested: nothing tells how much that saved
+        found[:, 3] = 0.0
+    line = fit_line(found, seconds(mine), rng)
     # In a queue a late transfer makes the next one short: noise that cancels, and is not a collective's own.  What a
     # transfer is off is a segment or so, whatever its size: of those as large as a run's it is a smaller share.
     large = np.median([s.size for s in mine])
@@ -78,15 +83,17 @@ def fit_link(
         form: scatter(line.at(features(of_form, host_ranks)), seconds(of_form)) for form, of_form in rested.items()
     }
     jitter = {"K": noise["combine"], "N": noise["dispatch"], "D": noise["dispatch"], "C": noise["combine"]}
-    found = LinkFit(line, rate, jitter, host_ranks, port=port)
-    return replace(found, local_bytes_per_s=_local(samples)) if host_ranks > 1 else found
+    fit = LinkFit(line, rate, jitter, host_ranks, port=port)
+    return replace(fit, local_bytes_per_s=_local(samples)) if host_ranks > 1 else fit
 
 
-def transfers(samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True) -> list[Sample]:
-    """Those at one rate, alone or beside computing ranks.  Of ranks that share a card, the last one's, and of an uneven
-    transfer the last of all: what a card or the fullest link had to do was done then.  (Who sends is done a segment
-    earlier than who receives.)"""
-    mine = [s for s in samples if is_transfer(s, rate, alone)]
+def transfers(
+    samples: Sequence[Sample], rate: float, host_ranks: int, alone: bool = True, team: int = 0
+) -> list[Sample]:
+    """Those at one rate, alone or beside computing ranks, among all or fewer (`Sample.team`).  Of ranks that share a
+    card, the last one's, and of an uneven transfer the last of all: what a card or the fullest link had to do was done
+    then.  (Who sends is done a segment earlier than who receives.)"""
+    mine = [s for s in samples if is_transfer(s, rate, alone, team)]
     if host_ranks:
         return _last(mine, lambda s: s.rank // host_ranks)
     return [*(s for s in mine if not s.uneven), *_last([s for s in mine if s.uneven], lambda _: 0)]
@@ -111,9 +118,10 @@ def _local(samples: Sequence[Sample]) -> float:
     return float(np.median([s.size / s.seconds for s in mine if s.size >= large]))
 
 
-def is_transfer(sample: Sample, rate: float, alone: bool) -> bool:
-    """Whether it is one at this rate, beside nothing or beside computing ranks."""
-    return sample.what == "transfer" and sample.alone == alone and sample.link_bytes_per_s == rate
+def is_transfer(sample: Sample, rate: float, alone: bool, team: int = 0) -> bool:
+    """Whether it is one at this rate, beside nothing or beside computing ranks, among so many."""
+    there = sample.what == "transfer" and sample.team == team
+    return there and sample.alone == alone and sample.link_bytes_per_s == rate
 
 
 def features(samples: Sequence[Sample], host_ranks: int) -> Array:

@@ -64,11 +64,14 @@ class _Bench:
                 yield from _gap_samples(rank, workload, steps, report)
 
     def transfers(self, job: Job) -> Iterator[Sample]:
-        """About a quarter to one and a half of the workload's rows, in random order, each on a link that has rested."""
+        """About a quarter to one and a half of the workload's rows, in random order, each on a link that has rested;
+        some among fewer ranks."""
         rng = np.random.default_rng((self.plan.seed, job.round))
         forms, often = ("dispatch", "combine"), -(-self.plan.repeats // 2)
         load = [(form, self._even(share, rng)) for share in SHARES * often for form in forms]
         load += [(form, self._uneven(rng)) for form in forms * (2 * often)]
+        fewer = [(share, team) for team in self.plan.teams for share in SHARES[::3] * often]
+        load += [(form, self._even(share, rng, team)) for share, team in fewer for form in forms]
         load = [load[i] for i in rng.permutation(len(load))]
         yield from self._transfer_samples(load, self._transfer(load, rest=True))
 
@@ -93,15 +96,18 @@ class _Bench:
 
     # ------------------------------------------------------------------------------------ transfers
 
-    def _even(self, share: float, rng: np.random.Generator) -> Rows:
-        """Equally many rows [src, dst], about a share of the workload's own."""
-        rows = max(1, round(share * _rows_a_peer(self.workload) * rng.uniform(1 - _ABOUT, 1 + _ABOUT)))
-        return ((rows,) * self.workload.ranks,) * self.workload.ranks
+    def _even(self, share: float, rng: np.random.Generator, team: int = 0) -> Rows:
+        """Equally many rows [src, dst] between all ranks, or the first `team` of them: about a share of the workload's
+        own, on so many."""
+        everyone, team = range(self.workload.ranks), team or self.workload.ranks
+        rows = max(1, round(share * _rows_a_peer(self.workload, team) * rng.uniform(1 - _ABOUT, 1 + _ABOUT)))
+        return tuple(tuple(rows * (max(src, dst) < team) for dst in everyone) for src in everyone)
 
     def _uneven(self, rng: np.random.Generator) -> Rows:
         """Rows [src, dst] around the workload's own."""
-        size = (self.workload.ranks,) * 2
-        rows = np.rint(_rows_a_peer(self.workload) * np.exp(SPREAD * rng.standard_normal(size))).astype(int)
+        ranks = self.workload.ranks
+        factors = np.exp(SPREAD * rng.standard_normal((ranks, ranks)))
+        rows = np.rint(_rows_a_peer(self.workload, ranks) * factors).astype(int)
         return tuple(tuple(row) for row in np.maximum(1, rows).tolist())
 
     def _load(self, job: Job, repeats: int) -> tuple[tuple[str, Rows], ...]:
@@ -127,11 +133,13 @@ class _Bench:
         for rank, ended_s in enumerate(spans_s[:, :, 1]):
             spans = [*enumerate(zip(load, ready_s, ended_s, strict=True))][queued:]
             for number, ((form, rows), start_s, end_s) in spans:
-                if window is None or (window[0] <= start_s and end_s <= window[1]):
+                if rows[rank][rank] and (window is None or (window[0] <= start_s and end_s <= window[1])):
                     size, across = (float(n * row_bytes) for n in fullest(np.array(rows), rank, self.plan))
+                    team = sum(mine > 0 for mine in np.diag(rows))
                     yield Sample(
                         "transfer", form, size, float(end_s - start_s), rank, float(window is not None), self.rate,
-                        queued, across_bytes=across, uneven=len({*np.ravel(rows)}) > 1, number=number,
+                        queued, across_bytes=across, uneven=len({*np.ravel(rows)} - {0}) > 1, number=number,
+                        team=int(team) % self.workload.ranks,
                     )  # fmt: skip
 
 
@@ -157,9 +165,9 @@ def _busy(spans: Spans) -> float:
     return 1.0 if share > 0.95 else round(share, 2)
 
 
-def _rows_a_peer(workload: Workload) -> int:
-    """Rows that a balanced dispatch sends to each peer."""
-    return round(workload.tokens * workload.model.top_k / workload.ranks)
+def _rows_a_peer(workload: Workload, ranks: int) -> int:
+    """Rows that a balanced dispatch on so many ranks sends to each peer."""
+    return round(workload.tokens * workload.model.top_k / ranks)
 
 
 # ----------------------------------------------------------------------------------------- compute

@@ -148,6 +148,11 @@ class Plan:
         return int(getattr(load_backend(self.backend), "hosts", 0))
 
     @property
+    def teams(self) -> tuple[int, ...]:
+        """Numbers of ranks, fewer than all, among which transfers are measured too; none where hosts matter."""
+        return () if self.hosts else tuple(2**n for n in range(1, self.ranks.bit_length()) if 2**n < self.ranks)
+
+    @property
     def link(self) -> str:
         """What has the rate: "pair", "port" or "host"."""
         return load_backend(self.backend).link

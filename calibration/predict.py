@@ -87,10 +87,10 @@ def _fits(
     return found
 
 
-def fit_of(samples: Sequence[Sample], plan: Plan, rate: float, machine: Mapping[str, str]) -> Fit:
-    """The fit of a plan's cluster to samples, with links of one rate."""
+def fit_of(samples: Sequence[Sample], plan: Plan, rate: float, machine: Mapping[str, str], team: int = 0) -> Fit:
+    """The fit of a plan's cluster to samples, with links of one rate; of the first `team` of its ranks, 0: of all."""
     host_ranks = plan.ranks // plan.hosts if plan.hosts else 0
-    return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks, port=plan.link == "port")
+    return fitted(samples, plan.ranks, rate, machine, plan.seed, host_ranks, port=plan.link == "port", team=team)
 
 
 def predict(schedule: Schedule, workload: Workload, fit: Fit, off: Drift, seed: int) -> Prediction:

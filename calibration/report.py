@@ -126,6 +126,12 @@ def left_out(samples: Sequence[Sample], fit: Fit) -> Iterator[tuple[str, float, 
     moved = transfers(samples, fit.link.rate, fit.link.host_ranks)
     found = features(moved, fit.link.host_ranks)
     yield "transfers", *_leave_one_out(found, seconds(moved), _grouped(found[:, 2]))
+    for team in sorted({s.team for s in samples} - {0}):
+        mine = transfers(samples, fit.link.rate, fit.link.host_ranks, team=team)
+        found = features(mine, fit.link.host_ranks)
+        ratios, groups = fit.link.line.at(found) / seconds(mine), _grouped(found[:, 2])
+        errors = [abs(float(np.median(ratios[groups == group])) - 1) for group in np.unique(groups)]
+        yield f"transfers among {team} ranks, by the line of all", float(np.mean(errors)), max(errors)
 
 
 def _leave_one_out(found: Array, measured_s: Array, groups: Array) -> tuple[float, float]:

@@ -28,9 +28,9 @@ class Sample:
     machines that have hosts; `number` is the same on all ranks of a transfer, within a job.  what "gap": subject is
     "launch", "collective" or "wake" (`Host`), size 0.
     load: share of the time in which the other stream of the rank was busy.  queued: the link was busy until this
-    transfer began.  uneven: ranks sent different amounts.  round: of measuring, on a machine that drifts.  outlier:
-    see `mark`.  others: share of the processors that other programs had meanwhile.  clock_hz, temperature_c: of the
-    GPU, just before."""
+    transfer began.  uneven: ranks sent different amounts.  team: how many ranks took part, the first ones; 0: all.
+    round: of measuring, on a machine that drifts.  outlier: see `mark`.  others: share of the processors that other
+    programs had meanwhile.  clock_hz, temperature_c: of the GPU, just before."""
 
     what: str
     subject: str
@@ -44,6 +44,7 @@ class Sample:
     across_bytes: float = 0.0
     uneven: bool = False
     number: int = 0
+    team: int = 0
     outlier: bool = False
     others: float = 0.0
     clock_hz: float | None = None
@@ -58,7 +59,7 @@ class Sample:
     def sort(self) -> tuple[object, ...]:
         """Equal for samples of the same thing."""
         rate = self.link_bytes_per_s or 0.0
-        return self.what, self.subject, self.size, self.load, rate, self.queued, self.rank, self.uneven
+        return self.what, self.subject, self.size, self.load, rate, self.queued, self.rank, self.uneven, self.team
 
 
 def mark(samples: Iterable[Sample]) -> list[Sample]:
