@@ -55,7 +55,11 @@ class Joined:
             words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             answer = None, words, isinstance(error, ValueError)
         answers: list[tuple[T, str, bool]] = [answer] * self.world  # type: ignore[list-item]
-        dist.all_gather_object(answers, answer, group=self.context.group)
+        try:
+            dist.all_gather_object(answers, answer, group=self.context.group)
+        except RuntimeError as error:
+            told = answer[1] or f"another rank is gone, or did not answer within {self.timeout_s:g} s"
+            raise RanksFailed({self.context.rank: told}, {}) from error
         said = {rank: said for rank, (_, said, _) in enumerate(answers) if said}
         if len(said) == self.world and len({*said.values()}) == 1 and all(mistake for *_, mistake in answers):
             raise ValueError(answers[0][1])
