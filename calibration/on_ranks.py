@@ -99,15 +99,24 @@ class _Load:
         self._transport, self._load, self._messages = transport, load, _messages(transport, workload, settings, load)
         self._pendings: list[Pending] = []
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="load")
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="load")
         with at_once():  # in a run it is the computing thread that issues: this one should not take its core for long
             self._thread.start()
 
     def stop(self) -> list[Pending]:
-        """Waits until the other ranks want to stop too; everything that was transferred."""
+        """Waits until the other ranks want to stop too; everything that was transferred.  Raises what ended it."""
         self._enough.set()
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
         return self._pendings
+
+    def _serve(self) -> None:
+        try:
+            self._repeat()
+        except Exception as error:  # `stop` raises it, where somebody sees it
+            self._failure = error
 
     def _repeat(self) -> None:
         world, enough, resting = self._transport.world, 0, 1 / self._load.duty - 1
