@@ -31,6 +31,7 @@ from sim.schedule import Schedule
 from sim.trace import Trace
 
 FORMAT = 1
+META = "meta.json"
 _SAME = ("processor", "cores", "torch", "gpu", "driver")  # of a machine, for one bundle
 
 
@@ -44,15 +45,20 @@ class Bundle:
     def open(folder: Path, plan: Mapping[str, Any], machine: Mapping[str, str]) -> Bundle:
         """The bundle in `folder`, for a measurement by `plan` on `machine`, which is noted as a call.
 
-        Raises ValueError if it holds measurements of another plan or machine."""
+        Raises ValueError if it holds measurements of another plan or machine, or of more rounds."""
         bundle = Bundle(folder)
         for name in ("samples", "runs"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+            for part in (folder / name).glob(".*.parquet"):  # what a kill left behind
+                part.unlink()
         meta: dict[str, Any] = {"format": FORMAT, "plan": dict(plan), "machine": dict(machine), "calls": []}
         if bundle._meta.exists():
             meta = bundle.meta()
             bundle._check("plan", meta["plan"], plan, [key for key in {**meta["plan"], **plan} if key != "rounds"])
             bundle._check("machine", meta["machine"], machine, _SAME)
+            if meta["plan"].get("rounds", 0) > plan.get("rounds", 0):
+                said = f"has {meta['plan']['rounds']} rounds, and {plan.get('rounds', 0)} are asked for"
+                raise ValueError(f"{folder} {said}: say as many or more, by --rounds")
             meta["plan"] = dict(plan)
         meta["calls"].append({key: machine[key] for key in ("date", "command", "commit") if key in machine})
         with whole_file(bundle._meta) as part:
@@ -69,16 +75,21 @@ class Bundle:
 
     @property
     def _meta(self) -> Path:
-        return self.folder / "meta.json"
+        return self.folder / META
 
     def meta(self) -> dict[str, Any]:
         """What meta.json holds.  Raises ValueError if it is none of this format, OSError if there is none."""
         try:
             meta: dict[str, Any] = json.loads(self._meta.read_text())
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{self._meta}: not JSON: {error}") from None
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             raise ValueError(f"{self._meta}: not of format {FORMAT}")
+        for key, kind in [("plan", dict), ("machine", dict), ("calls", list)]:
+            if not isinstance(meta.get(key), kind):
+                raise ValueError(f"{self._meta}: {key}: {'missing' if key not in meta else repr(meta[key])}")
+        if "processor" not in meta["machine"]:
+            raise ValueError(f"{self._meta}: machine.processor: missing")
         return meta
 
     @property
@@ -167,13 +178,13 @@ def _array(listed: Any) -> npt.NDArray[np.int64] | None:
 
 def _parts(folder: Path) -> list[Path]:
     """Whole files only: what a kill left behind begins with a dot."""
-    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+    return sorted(path for path in folder.glob("*.parquet") if path.is_file() and not path.name.startswith("."))
 
 
 def _read(path: Path) -> pa.Table:
     try:
         return pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not Parquet: {error}") from None
 
 

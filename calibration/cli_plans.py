@@ -18,10 +18,13 @@ _PlanFile = Annotated[
     Path | None, typer.Argument(metavar="[PLAN]", help="A plan (calibration/plans); without: the default.")
 ]
 _Rounds = Annotated[int | None, typer.Option(help="Rounds, instead of the plan's; more than are there go on.")]
-_Timeout = Annotated[float, typer.Option(help="Seconds that a rank waits for another.")]
+_Timeout = Annotated[float | None, typer.Option(help="Seconds that a rank waits for another (60).")]
 _Others = Annotated[
-    float, typer.Option(help="Seconds to wait, before each job, for other programs to come to rest; 0: do not care.")
+    float | None,
+    typer.Option(help="Seconds to wait, before each job, for other programs to come to rest (10); 0: do not care."),
 ]
+_TIMEOUT_S, _PATIENCE_S = 60.0, 10.0
+_MOST_PATIENCE_S = 3600.0
 
 
 def register(app: typer.Typer) -> None:
@@ -44,38 +47,44 @@ def measure(
     images: Annotated[int | None, typer.Option(help="Images a rank.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16; rows travel as that.")] = None,
     rounds: _Rounds = None,
-    timeout: _Timeout = 60.0,
-    patience: _Others = 10.0,
+    timeout: _Timeout = None,
+    patience: _Others = None,
 ) -> None:
     """Measures everything that a Cluster needs; a call that was interrupted goes on where it stopped."""
     from calibration.session import carry_out
 
-    found = _plan(plan, rounds)
+    found = _plan(plan)
     changed = {"backend": backend, "ranks": ranks, "model": model, "images": images, "dtype": dtype, "wire": dtype}
     found = replace(found, schedules=(), **{key: value for key, value in changed.items() if value is not None})  # type: ignore[arg-type]
-    found, start = _joined(found, ranks)
-    found = found.quick() if quick else found
-    carry_out(found, out, Console(), timeout_s=timeout, patience=_patience(patience), start=start)
+    found, start = _joined(found, ranks, backend)
+    found = _lasting(found.quick() if quick else found, rounds)
+    console, (timeout_s, calm) = Console(), _waits(timeout, patience)
+    bundle = carry_out(found, out, console, timeout_s=timeout_s, patience=calm, start=start)
+    if _leads():
+        console.print(f"{out}: {len(bundle.done())} jobs, {len(bundle.samples())} samples", soft_wrap=True)
 
 
 def compare(
     plan: Annotated[list[Path], typer.Argument(help="A plan; or two traces of one schedule, predicted and measured.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The bundle: a folder, new or begun.")] = None,
     rounds: _Rounds = None,
-    timeout: _Timeout = 60.0,
-    patience: _Others = 10.0,
+    timeout: _Timeout = None,
+    patience: _Others = None,
 ) -> None:
     """Measures, runs and predicts the cells of a plan, and says how far off predictions were, level by level."""
     from calibration.session import carry_out
 
     if len(plan) == 2:
+        given = {"--out": out, "--rounds": rounds, "--timeout": timeout, "--patience": patience}
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"{', '.join(idle)}: no effect on two traces, which are only compared")
         return _compare_traces(*plan)
     if len(plan) != 1 or out is None:
         raise ValueError("compare takes a plan and --out FOLDER, or two traces")
-    found, start = _joined(_plan(plan[0], rounds), None)
-    console = Console()
-    carry_out(found, out, console, timeout_s=timeout, patience=_patience(patience), start=start)
-    if os.environ.get("RANK", "0") == "0":
+    found, start = _joined(_lasting(_plan(plan[0]), rounds))
+    console, (timeout_s, calm) = Console(), _waits(timeout, patience)
+    carry_out(found, out, console, timeout_s=timeout_s, patience=calm, start=start)
+    if _leads():
         _evaluate(out, console)
     return None
 
@@ -166,35 +175,54 @@ def _evaluate(folder: Path, console: Console) -> None:
     show(write_results(bundle, plan, found, folder), console)
 
 
-def _patience(seconds: float) -> Patience:
+def _waits(timeout: float | None, patience: float | None) -> tuple[float, Patience]:
+    """What is waited for another rank, in seconds, and for other programs."""
     from calibration.session import Patience
+    from realrun.joined import started_by_torchrun
 
-    return Patience(seconds=seconds) if seconds else Patience(tries=1, seconds=0.0)
+    timeout_s, seconds = _TIMEOUT_S if timeout is None else timeout, _PATIENCE_S if patience is None else patience
+    if not 0 <= seconds <= _MOST_PATIENCE_S:
+        raise ValueError(f"--patience {seconds:g} should be seconds, from 0 to {_MOST_PATIENCE_S:g}")
+    if started_by_torchrun() and seconds >= timeout_s:
+        raise ValueError(f"--patience {seconds:g} should be below --timeout {timeout_s:g}: ranks wait for the first")
+    return timeout_s, Patience(seconds=seconds) if seconds else Patience(tries=1, seconds=0.0)
 
 
-def _plan(path: Path | None, rounds: int | None) -> Plan:
+def _leads() -> bool:
+    """Whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _plan(path: Path | None) -> Plan:
     from calibration.plan import Plan
 
-    found = Plan() if path is None else Plan.load(path)
-    return found if rounds is None else replace(found, rounds=rounds)
+    return Plan() if path is None else Plan.load(path)
 
 
-def _joined(plan: Plan, ranks: int | None) -> tuple[Plan, Start | None]:
+def _lasting(plan: Plan, rounds: int | None) -> Plan:
+    return plan if rounds is None else replace(plan, rounds=rounds)
+
+
+def _joined(plan: Plan, ranks: int | None = None, backend: str | None = None) -> tuple[Plan, Start | None]:
     """The plan for the ranks that torchrun started, and how they come together; as it is without torchrun.
 
     With GPUs these are over NCCL, whose links are as they are."""
-    import torch
-
-    from calibration.plan import AS_THEY_ARE
+    from calibration.plan import AS_THEY_ARE, Plan
+    from realrun.backend import DEFAULT
     from realrun.joined import joined, started_by_torchrun
+    from realrun.rank import backend_of_torchrun
 
     if not started_by_torchrun():
         return plan, None
-    world = int(os.environ["WORLD_SIZE"])
+    world, here = int(os.environ["WORLD_SIZE"]), backend_of_torchrun()
     if ranks is not None:
         raise ValueError(f"--ranks {ranks} has no effect under torchrun, which started {world}")
-    if torch.cuda.device_count():
-        plan = replace(plan, backend="nccl", rates=(AS_THEY_ARE,))
+    if plan.backend != here and (backend is not None or plan.backend != DEFAULT):
+        raise ValueError(f"backend {plan.backend} has no effect under torchrun, whose ranks are {here} here")
+    if here != plan.backend:
+        if plan.rates != Plan().rates:
+            raise ValueError(f"rates have no effect over {here}, whose links are as they are ([.inf])")
+        plan = replace(plan, backend=here, rates=(AS_THEY_ARE,))
     return replace(plan, ranks=world), lambda _, timeout_s: joined(timeout_s)
 
 

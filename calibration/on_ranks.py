@@ -124,15 +124,24 @@ class _Load:
         self._messages = _messages(context, workload, settings, load)
         self._spans: Spans = []
         self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="load")
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="load")
         with at_once():  # in a run it is the computing thread that issues: this one should not take its core for long
             self._thread.start()
 
     def stop(self) -> Spans:
-        """Waits until the other ranks want to stop too; of everything that was transferred."""
+        """Waits until the other ranks want to stop too; of everything that was transferred.  Raises what ended it."""
         self._enough.set()
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
         return self._spans
+
+    def _serve(self) -> None:
+        try:
+            self._repeat()
+        except Exception as error:  # `stop` raises it, where somebody sees it
+            self._failure = error
 
     def _repeat(self) -> None:
         with own_stream(self._device):

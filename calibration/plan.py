@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from realrun.backend import load_backend
-from realrun.run import Settings
+from realrun.run import Settings, check_fit
 from sim.load import load_schedule
 from sim.models import load_model
 from sim.schedule import Schedule
@@ -36,6 +36,7 @@ from sim.units import readable as in_words
 from sim.workload import Workload
 
 AS_THEY_ARE = math.inf  # the rate of links that nobody keeps to one; in a file: .inf
+MOST_ROUNDS = 1000
 CALIBRATING = ("compute", "transfers", "queue", "together")
 
 
@@ -57,7 +58,7 @@ class Job:
     def name(self) -> str:
         """A file's name: r02-together-15MB-per-s-load0.5"""
         words = [f"r{self.round:02}", self.kind]
-        words += [re.sub(r"[^\w.=]+", "_", self.schedule)] if self.schedule else []
+        words += [re.sub(r"[^\w.=]+", "_", self.schedule.strip())] if self.schedule else []
         words += [f"{self.images}-images"] if self.images else []
         words += [rate_name(self.rate)] if self.rate else []
         words += [f"load{self.load:g}"] if self.load else []
@@ -100,12 +101,18 @@ class Plan:
         positive = {"rounds": self.rounds, "repeats": self.repeats, "calibration_steps": self.calibration_steps - 1}
         for key, value in positive.items():
             if value < 1:
-                raise ValueError(f"plan: {key} should be larger")
-        if not self.rates or any(not 0 < load <= 1 for load in self.loads) or 1.0 not in self.loads:
-            raise ValueError("plan: rates should not be empty; loads should be above 0 and at most 1, and 1 among them")
+                raise ValueError(f"plan: {key}={getattr(self, key)} should be larger")
+        if self.rounds > MOST_ROUNDS:
+            raise ValueError(f"plan: rounds={self.rounds} should be at most {MOST_ROUNDS}")
+        if not self.rates:
+            raise ValueError("plan: rates should not be empty")
+        if any(not 0 < load <= 1 for load in self.loads) or 1.0 not in self.loads:
+            raise ValueError(f"plan: loads={self.loads} should be above 0 and at most 1, and 1 among them")
+        for rate in self.rates:
+            self.settings_at(rate)  # says what is wrong
         if self.schedules and "sync" not in self.schedules:
             raise ValueError("plan: schedules should have sync among them: speed-ups are over it")
-        names = [job.name for job in self.jobs()]
+        names = [job.name for job in (*self._measure(0), *self._run(0))]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"plan: {', '.join(sorted(twice))} would be done twice")
 
@@ -122,13 +129,22 @@ class Plan:
         from pydantic import TypeAdapter, ValidationError
 
         if isinstance(data, Mapping) and isinstance(data.get("rates"), list):
-            data = {**data, "rates": [quantity("link_bytes_per_s", rate) for rate in data["rates"]]}
+            name = f"{source}: rates.link_bytes_per_s"
+            data = {**data, "rates": [quantity(name, rate) for rate in data["rates"]]}
         try:
             plan: Plan = TypeAdapter(Plan).validate_python(data)
         except ValidationError as error:
             said = [str(each["ctx"]["error"]) for each in error.errors() if each["type"] == "value_error"]
             raise ValueError("\n".join(f"{source}: {line}" for line in [*readable(error.errors()), *said])) from None
         return plan
+
+    def check(self) -> None:
+        """Raises ValueError that says what ranks could not do of it: worth knowing before anything is measured."""
+        for images in self.batches:
+            replace(self.workload, images=images)  # says what is wrong
+        settings = self.settings_at(self.rates[0])
+        for text in self.schedules or ("sync",):
+            check_fit(self.schedule(text), self.workload, settings, self.ranks)
 
     def __str__(self) -> str:
         return table_text(asdict(self))

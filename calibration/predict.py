@@ -48,12 +48,16 @@ class Prediction:
 
 
 def cells(bundle: Bundle, plan: Plan, tell: Tell = lambda _: None) -> list[Cell]:
-    """Every cell of `plan` that ran in all of its rounds, predicted and measured.
+    """Every cell of `plan`, predicted and measured, in the rounds in which all cells of its link rate ran.
 
-    Raises ValueError if there is none, or if the samples lack something."""
-    samples, routed = bundle.samples(), replace(plan.workload, routing=bundle.routing())
-    done, found = bundle.done(), list[Cell]()
-    runs = sorted((j for j in plan.jobs() if j.kind == "run" and j.name in done), key=_cell_of)
+    Raises ValueError if there is none, or if samples or routing lack something."""
+    runs = sorted(whole_rounds(bundle, plan), key=_cell_of)
+    if not runs:
+        raise ValueError(f"{bundle.folder} holds no round in which all of the plan's schedules ran")
+    routing = bundle.routing()
+    if routing is None:
+        raise ValueError(f"{bundle.folder / 'routing.npz'} is missing; `compare` records it again")
+    samples, routed, found = bundle.samples(), replace(plan.workload, routing=routing), list[Cell]()
     drifts = {
         rate: drift(samples, fit_of(samples, plan, rate, bundle.machine)) for rate in {j.rate for j in runs if j.rate}
     }
@@ -64,9 +68,15 @@ def cells(bundle: Bundle, plan: Plan, tell: Tell = lambda _: None) -> list[Cell]
         made = [predict(schedule, routed, fits[job.round, rate], drifts[rate], job.round) for job in mine]
         measured = [bundle.run(job.name) for job in mine]
         found.append(Cell(text, rate, [p.trace for p in made], measured, [p.makespans_s for p in made]))
-    if not found:
-        raise ValueError(f"{bundle.folder} holds no runs of the plan's schedules")
     return with_model_errors(sorted(found, key=lambda c: (c.link_bytes_per_s, plan.schedules.index(c.text))))
+
+
+def whole_rounds(bundle: Bundle, plan: Plan) -> list[Job]:
+    """The runs that are there, but those of a round and link rate of which some run is not: ratios are within a
+    round."""
+    runs, done = [job for job in plan.jobs() if job.kind == "run"], bundle.done()
+    partly = {(job.round, job.rate) for job in runs if job.name not in done}
+    return [job for job in runs if (job.round, job.rate) not in partly]
 
 
 def _cell_of(job: Job) -> tuple[str, float]:
@@ -119,10 +129,13 @@ def drifted(cluster: Cluster, compute: float, links: float) -> Cluster:
 
 
 def drift(samples: Sequence[Sample], fit: Fit) -> Drift:
-    """How far a calibration round is off the mean of its neighbours; 0 where there are fewer than three rounds."""
-    rounds = sorted({sample.round for sample in samples})
-    compute = [np.mean([np.log(_ratios(samples, r, kind, fit)) for kind in "ASE"]) for r in rounds]
-    links = [np.log(_transfer_ratio(samples, r, fit)) for r in rounds]
+    """How far a calibration round is off the mean of its neighbours; 0 where there are fewer than three rounds.
+
+    A round that was interrupted may have one of the two only."""
+    computed = {sample.round for sample in samples if sample.what == "op" and sample.alone}
+    sent = {sample.round for sample in transfers(samples, fit.link.rate, fit.link.host_ranks)}
+    compute = [np.mean([np.log(_ratios(samples, r, kind, fit)) for kind in "ASE"]) for r in sorted(computed)]
+    links = [np.log(_transfer_ratio(samples, r, fit)) for r in sorted(sent)]
     return Drift(_off_neighbours(np.array(compute)), _off_neighbours(np.array(links)))
 
 

@@ -16,7 +16,7 @@ from calibration.fit import Fit, op_features
 from calibration.fit_links import features, seconds, transfers
 from calibration.lines import Array, robust
 from calibration.plan import Plan
-from calibration.predict import cells, fit_of
+from calibration.predict import cells, fit_of, whole_rounds
 from calibration.samples import Sample
 from sim.cluster import COMPUTE_KINDS
 from sim.html import Page
@@ -41,7 +41,7 @@ def write(bundle: Bundle, path: Path) -> None:
     )
     for fit in fits:
         _add_fit(page, samples, fit)
-    if any(job.kind == "run" and job.name in bundle.done() for job in plan.jobs()):
+    if whole_rounds(bundle, plan):
         summary = results.summarise(cells(bundle, plan), bundle.machine)
         page.heading("Predicted and measured").text(results.verdict(summary))
         page.table([" ".join(h).strip() for h in results.HEADINGS], [cell.row() for cell in summary.cells])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from calibration.bundle import Bundle
+from calibration.bundle import META, Bundle
 from calibration.measure import measure
 from calibration.others import Watch, wait_until_quiet
 from calibration.plan import Job, Plan
@@ -25,6 +25,7 @@ from calibration.samples import machine
 from realrun.backend import Pool, load_backend
 from realrun.rank import RankContext
 from realrun.run import run
+from sim.output import owned_folder
 from sim.routing import Routing
 from sim.trace import Trace
 
@@ -55,8 +56,10 @@ def carry_out(
     """Does what is left of `plan`, into the bundle in `folder`, which it makes if there is none.
 
     start: how ranks come to be; by default by the plan's backend.  Raises RanksFailed if a rank failed, ValueError if
-    the folder holds something else; in both cases what is done stays."""
-    with (start or _start)(plan, timeout_s) as pool:
+    ranks cannot do the plan, or if the folder holds something else or another process has it; in all cases what is
+    done stays."""
+    plan.check()
+    with (start or _start)(plan, timeout_s) as pool, _owned(folder) if pool.leads else nullcontext():
         bundle = Bundle.open(folder, plan.table(), machine()) if pool.leads else Bundle(folder)
         done = pool.call(_say, sorted(bundle.done()) if pool.leads else [])[0]
         left = [job for job in plan.jobs() if job.name not in done]
@@ -69,8 +72,12 @@ def _start(plan: Plan, timeout_s: float) -> AbstractContextManager[Pool]:
     return load_backend(plan.backend).start(plan.ranks, timeout_s)
 
 
+def _owned(folder: Path) -> AbstractContextManager[None]:
+    return owned_folder(folder, META, "bundle", keeps=lambda: bool(Bundle(folder).done()))
+
+
 def _do_all(left: Sequence[Job], plan: Plan, pool: Pool, bundle: Bundle, patience: Patience, tell: Tell) -> None:
-    if any(job.kind == "run" for job in left) and bundle.routing() is None:
+    if plan.schedules and pool.call(_say, pool.leads and bundle.routing() is None)[0]:
         routing = _record_routing(plan, pool)
         if pool.leads:
             bundle.add_routing(routing)

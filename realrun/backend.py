@@ -88,16 +88,18 @@ def load_backend(text: str = DEFAULT) -> Backend:
     """The backend that `text` names, with its settings: "namespaces hosts=2".
 
     Raises ValueError that lists the names, or the settings, that there are."""
-    name, *words = text.split()
+    name, *words = text.split() or [""]
     if name not in backends():
         raise ValueError(f"unknown backend {name!r}; known: {', '.join(backends())}")
     kind = importlib.import_module(f"realrun.backends.{name}").Backend
     known = {field.name: field for field in fields(kind) if field.compare}
-    given = {}
+    given = dict[str, int]()
     for word in words:
         key, _, value = word.partition("=")
         if key not in known or not value.isdecimal():
             raise ValueError(f"backend {name}: {word!r} should be a number for one of: {', '.join(known) or 'nothing'}")
+        if key in given:
+            raise ValueError(f"backend {name}: {key} is given twice")
         given[key] = int(value)
     backend: Backend = kind(**given)
     return backend

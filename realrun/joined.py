@@ -57,10 +57,9 @@ class Joined:
         answers: list[tuple[T, str, bool]] = [answer] * self.world  # type: ignore[list-item]
         try:
             dist.all_gather_object(answers, answer, group=self.context.group)
-        except RuntimeError as error:  # a rank is gone, or still waits for a GPU: this one at least says what it knows
-            raise RanksFailed(
-                {self.context.rank: answer[1] or f"finished, but another did not: {error}"}, {}
-            ) from error
+        except RuntimeError as error:  # this one at least says what it knows
+            told = answer[1] or f"another rank is gone, or did not answer within {self.timeout_s:g} s"
+            raise RanksFailed({self.context.rank: told}, {}) from error
         said = {rank: said for rank, (_, said, _) in enumerate(answers) if said}
         if len(said) == self.world and len({*said.values()}) == 1 and all(mistake for *_, mistake in answers):
             raise ValueError(answers[0][1])

@@ -5,7 +5,6 @@ It knows pipes, signals and the meeting of ranks over gloo; who launches it, and
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import pickle
@@ -26,10 +25,9 @@ import torch
 import torch.distributed as dist
 
 from realrun.backend import Backend, Moves
-from realrun.rank import RankContext, joined
+from realrun.rank import RankContext, end_with_parent, joined
 from realrun.turns import at_once
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GOODBYE = b""  # from the launcher: end, all is well
 
 
@@ -58,8 +56,7 @@ class Seat(NamedTuple):
 def work(seat: Seat, pipe: Connection) -> None:
     """The life of a rank process: answers requests until its launcher says goodbye or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the launcher decides
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # the parent is multiprocessing's fork server
+    end_with_parent()  # multiprocessing's fork server
     if seat.core is not None:
         os.sched_setaffinity(0, {seat.core})  # before any thread is made: threads inherit it
     card = seat.backend.enter(seat.rank, seat.world) if isinstance(seat.backend, Moves) else ""

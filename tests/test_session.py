@@ -139,9 +139,9 @@ def test_a_plan_is_a_file_and_an_order(tmp_path: Path) -> None:
         ("modle: tiny", r"modle"),
         ("rates: [fast]", r"'fast' is not a number"),
         ("schedules: [displaced]", r"schedules should have sync among them"),
-        ("loads: [0.5]", r"loads should be above 0 and at most 1, and 1 among them"),
+        ("loads: [0.5]", r"loads=\(0\.5,\) should be above 0 and at most 1, and 1 among them"),
         ("rates: [20 MB/s, 20 MB/s]", r"would be done twice"),
-        ("rounds: 0", r"rounds should be larger"),
+        ("rounds: 0", r"rounds=0 should be larger"),
         ("backend: pigeons", r"unknown backend 'pigeons'; known: .*paced"),
     ],
 )
@@ -289,6 +289,8 @@ def test_torchrun_measures_with_one_line(tmp_path: Path) -> None:
     plan = Plan.of(bundle.meta()["plan"])
     assert bundle.done() == {job.name for job in plan.jobs()}
     assert {s.rank for s in bundle.samples()} == {0, 1}
+    alone = [s.seconds for s in bundle.samples() if s.what == "transfer" and s.alone]
+    assert np.median(alone) < 0.02, "a transfer's threads do not keep gloo's own from the processor"
     assert len(bundle.meta()["calls"]) == 1, "one rank speaks for all"
 
 
