@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from calibration.cli_plans import register
-from sim.terminal import run_app
+from sim.terminal import end_orderly, run_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,6 +70,9 @@ register(app)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
+    from realrun.joined import started_by_torchrun
     from realrun.ranks import RanksFailed
 
+    if not started_by_torchrun():  # which ends ranks that wait in a transfer, and takes no longer than it has to
+        end_orderly()
     run_app(app, arguments, faults=(RanksFailed,))

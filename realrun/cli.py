@@ -19,7 +19,7 @@ from realrun.cli_train import train
 from realrun.cli_weights import File, Guidance, Model, Picture, Vae, about, choose, paint, refuse_undrawable
 from sim.load import load_schedule, only, sources
 from sim.output import refuse_unwritable
-from sim.terminal import run_app
+from sim.terminal import end_orderly, run_app
 from sim.units import quantity, readable
 from sim.workload import WIRES, Workload
 
@@ -44,6 +44,7 @@ def _commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
+    from realrun.joined import started_by_torchrun
     from realrun.messages import TransferError
     from realrun.ranks import RanksFailed
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
     if not given or given[0] not in (*named, "-h", "--help"):
         given.insert(0, "run")  # what is no command begins with a schedule
+    if not started_by_torchrun():  # which ends ranks that wait in a transfer, and takes no longer than it has to
+        end_orderly()
     run_app(app, given, faults=(RanksFailed, TransferError))
 
 

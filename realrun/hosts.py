@@ -83,9 +83,8 @@ class Hosts:
         return _CARD
 
     def limit(self, bytes_per_s: float | None) -> None:
-        """The rate of every card, out and in (None: as it is).  Raises ValueError below 1 kB/s."""
-        if bytes_per_s is not None and bytes_per_s < 1e3:
-            raise ValueError(f"a card's rate of {bytes_per_s:g} bytes/s should be at least 1 kB/s")
+        """The rate of every card, out and in (None: as it is).  Raises ValueError as `refuse_rate` does."""
+        refuse_rate(bytes_per_s)
         for host in range(self.count):
             for space, device in [(self._host(host), _CARD), (self._switch, f"port{host}")]:
                 _queue(space, device, bytes_per_s or _FREE_BYTES_PER_S)
@@ -102,6 +101,12 @@ class Hosts:
 
     def _host(self, number: int) -> str:
         return f"{self.tag}-{number}"
+
+
+def refuse_rate(bytes_per_s: float | None) -> None:
+    """Raises ValueError for a card's rate below 1 kB/s."""
+    if bytes_per_s is not None and bytes_per_s < 1e3:
+        raise ValueError(f"a card's rate of {bytes_per_s:g} bytes/s should be at least 1 kB/s")
 
 
 def lacking() -> str:

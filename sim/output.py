@@ -102,6 +102,10 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None  # a full disk, say: whose file?
     finally:
         temporary.unlink(missing_ok=True)
 

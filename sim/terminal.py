@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,11 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, faults: tu
         _exit(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except ValueError as error:
         _exit(str(error))
+
+
+def end_orderly() -> None:
+    """From now on SIGTERM ends this process as Ctrl-C does: what its `with` blocks made is taken down."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _exit(message: str, code: int = 2) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_session import HERE, NO_PATIENCE, QUIET, SMALL, samples
+from test_session import HERE, NO_PATIENCE, QUIET, ROOT, SMALL, samples
 from typer.testing import CliRunner
 
 from calibration.bundle import Bundle
@@ -17,9 +21,10 @@ from calibration.on_ranks import Transfers, compute_on_rank
 from calibration.plan import Plan
 from calibration.predict import cells
 from calibration.session import carry_out
+from realrun.hosts import lacking
 from realrun.ranks import Ranks
 from realrun.run import Settings
-from sim.output import owned_folder
+from sim.output import owned_folder, whole_file
 from sim.schedules import sync
 
 RAN = replace(SMALL, schedules=("sync", "interweaved"), steps=2, rounds=1)
@@ -159,3 +164,39 @@ def test_a_load_that_fails_is_told_by_its_rank(capfd: pytest.CaptureFixture[str]
     with Ranks(2, 3) as ranks, pytest.raises(ValueError, match=r"load: the header should be int64 \[2 ranks"):
         ranks.call(compute_on_rank, sync(2, 6), SMALL.workload, Settings(), wrong)
     assert "Exception in thread" not in capfd.readouterr().err
+
+
+ORDERLY = """
+import contextlib, time
+from sim.terminal import end_orderly
+end_orderly()
+with contextlib.ExitStack() as stack:
+    stack.callback(print, "taken down")
+    print("up", flush=True)
+    time.sleep(30)
+"""
+
+
+def test_a_program_that_is_told_to_end_takes_down_what_it_made() -> None:
+    with subprocess.Popen([sys.executable, "-c", ORDERLY], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.communicate(timeout=20)[0] == "taken down\n"
+        assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "sample.parquet"
+    with pytest.raises(OSError, match=r"No space left on device: '.*/sample\.parquet'"), whole_file(path):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_cards_have_a_rate_that_all_ranks_refuse_alike(tmp_path: Path) -> None:
+    if why := lacking():
+        pytest.skip(why)
+    with pytest.raises(ValueError, match=r"a card's rate of 500 bytes/s should be at least 1 kB/s"):
+        carry_out(
+            replace(SMALL, rates=(500.0,), backend="namespaces"), tmp_path / "bundle", QUIET, patience=NO_PATIENCE
+        )

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch.distributed as dist
 
 from realrun.backend import Pool
-from realrun.hosts import Hosts
+from realrun.hosts import Hosts, refuse_rate
+from realrun.messages import TransferError
 from realrun.rank import RankContext
 from realrun.ranks import Ranks
 from realrun.transport import Transport, open_streams
@@ -62,6 +63,10 @@ class Backend:
 
     def throttle(self, context: RankContext, bytes_per_s: float | None) -> None:
         """Sets every card's rate, each way; communicators share it."""
+        refuse_rate(bytes_per_s)  # on every rank: none waits for another's mistake
         if context.rank == 0:
             Hosts(self.tag, self.hosts).limit(bytes_per_s)
-        dist.barrier(group=context.group)
+        try:
+            dist.barrier(group=context.group)
+        except RuntimeError as error:
+            raise TransferError("barrier after a change of rate: another rank is gone, or silent") from error
