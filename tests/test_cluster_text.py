@@ -47,7 +47,7 @@ def test_a_number_without_a_source_is_named() -> None:
     bare = replace(whole, jitter={"A": 0.1, "D": 0.2}, sources={"ranks": "seen"}, link=replace(whole.link, source=""))
     assert {"link.ramp_s", "link.least_s", "link.factors.8.1048576.0", "jitter.A"} <= {*unsourced(bare)}
     assert "without a source: link.ramp_s" in summary(bare)[-1]
-    with pytest.raises(ValueError, match=r"sources\.colour: there is no such field"):
+    with pytest.raises(ValueError, match=r"sources\.colour: unknown key \('seen'\); there are name, ranks"):
         replace(whole, sources={"colour": "seen"})
 
 

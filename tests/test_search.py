@@ -342,7 +342,7 @@ def written(folder: Path, text: str) -> Path:
         (LAYERS, ["base.schedule=dice"], "base.schedule: 'dice' has no effect"),
         (LAYERS, ["trials=3"], "trials: unknown key (3)"),
         (LAYERS, ["base.model.top_k=3", "vulnerability=digits"], "vulnerability: vulnerability digits is of top_k=2"),
-        (ORDER, ["base.speed=3"], "base.speed: there is no such setting"),
+        (ORDER, ["base.speed=3"], "base.speed: unknown key (3); the nearest is seed"),
         (ORDER, ["base.cluster=nowhere"], "base.cluster: no cluster is called nowhere"),
         (ORDER, ["base.seed=3"], "base.seed: 3 has no effect"),
         (ORDER, ["base.vulnerability=digits"], "base.vulnerability: 'digits' has no effect; say it beside base"),

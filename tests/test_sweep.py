@@ -75,8 +75,9 @@ filters: [imagess > 3, images <]
         "axes.cluster.link.bytes_per_s[0]: cluster.link.bytes_per_s: unknown unit 'apples'",
         "axes.keep: low=0.9 should be below high=0.1", "axes.images: is in base, too", "axes.foo: is in base, too",
         "base.steps: 0: input should be greater", "base.wire: 'int7': input should be 'float64'",
-        "base.foo: there is no such setting", "axes.images[1]: -16: input", "axes.images[2]: 'x': input",
-        "axes.schedule.colour[0]: schedules have no colour", "plan.points=3 has no effect on a grid",
+        "base.foo: unknown key (3); there are schedule, cluster, steps",
+        "axes.images[1]: -16: input", "axes.images[2]: 'x': input",
+        "axes.schedule.colour[0]: unknown key (1); there are top_k, ", "plan.points=3 has no effect on a grid",
         "filters[0]: 'imagess > 3': there is no setting imagess", "filters[1]: 'images <' cannot be read",
         "base.cluster: no cluster is called 8x-h1000", "base.model: unknown model 'XX'",
         "axes.schedule: unknown schedule 'nope'",
@@ -138,8 +139,8 @@ filters: ["images", "images > 'a'", "images / 0 > 1", "nobody == 1"]
 """
     lines = faults(make, text)
     for start in (
-        "plan.kind: Input should be 'grid'", "plan.points: Input should be greater", "base.model.nope: models have no",
-        "base.schedule.nothing: schedules have no", "axes.foo: there is no such setting", "axes.pixels: with 255, no",
+        "plan.kind: Input should be 'grid'", "plan.points: Input should be greater", "base.model.nope: unknown key (3)",
+        "base.schedule.nothing: unknown key (1)", "axes.foo: unknown key (1)", "axes.pixels: with 255, no",
         "filters[0]: 'images' should be a condition", "filters[1]: \"images > 'a'\" does with texts",
         "filters[2]: 'images / 0 > 1': 'images / 0' divides by 0", "filters[3]: 'nobody == 1': there is no setting",
     ):  # fmt: skip
