@@ -161,6 +161,11 @@ class Cluster:
         )
 
     @property
+    def memory_bytes(self) -> float | None:
+        """Of each device; None where compute is measured rates, which do not say."""
+        return self.compute.memory_bytes if isinstance(self.compute, Gpu) else None
+
+    @property
     def known_by(self) -> str:
         """How the machine is known, in short: the first clause of its source."""
         return self.source.partition(";")[0] or "no source given"

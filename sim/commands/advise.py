@@ -75,7 +75,6 @@ def advise(
 
     from sim.advise import Asked, evidence
     from sim.advise import advise as ranked
-    from sim.gpu import Gpu
     from sim.inputs import drawn
     from sim.limits import Limits
     from sim.load import sources
@@ -85,8 +84,7 @@ def advise(
     workload = workload_of(machine, model, pixels, images, wire, dtype)
     if quality is not None and vulnerability is None:
         raise ValueError("--quality needs --vulnerability: the file that says what staleness costs")
-    has = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
-    limits = Limits(mean_age, quality, has if memory is None else _above_0("memory_bytes", memory),
+    limits = Limits(mean_age, quality, machine.memory_bytes if memory is None else _above_0("memory_bytes", memory),
                     None if latency is None else _above_0("latency_s", latency))  # fmt: skip
     if write is not None and write.exists() and not write.is_dir():
         raise ValueError(f"--write {write} is not a folder")

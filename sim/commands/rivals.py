@@ -29,7 +29,6 @@ def rivals(
     from rich.console import Console
 
     from sim.cluster import Cluster
-    from sim.gpu import Gpu
     from sim.models import load_model
     from sim.rivals import rivals
     from sim.routing import Routing
@@ -44,5 +43,4 @@ def rivals(
     console = Console(stderr=True)
     with console.status("simulating") as status:
         found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))
-    limit = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
-    print(*rivals_table(found, limit), sep="\n")
+    print(*rivals_table(found, machine.memory_bytes), sep="\n")

@@ -127,14 +127,13 @@ def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
 
 def _tell_memory(plans: list[Schedule], workloads: list[Workload], machine: Cluster, names: list[str]) -> None:
     """On stderr: what does not fit into a GPU's memory, and would not run."""
-    from sim.gpu import DTYPES, Gpu
-    from sim.memory import Reserve, channels_of, memory
+    from sim.gpu import Gpu
+    from sim.memory import memory_on
 
     if not isinstance(machine.compute, Gpu):
         return
-    reserve = Reserve(channels=channels_of(machine))
     for plan, workload, name in zip(plans, workloads, names, strict=True):
-        needed = memory(plan, workload, DTYPES[workload.dtype or "bf16"], reserve)
+        needed = memory_on(machine, plan, workload)
         if not needed.fits(machine.compute.memory_bytes):
             there = f"the {machine.compute.memory_bytes / 1e9:.1f} of {machine.compute.name}"
             told = f"{needed.peak_bytes / 1e9:.1f} GB on rank {needed.rank}, more than {there}"
