@@ -32,18 +32,10 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     from cases import cluster
-
-    from sim.cli import main
+    from command_line import called
 
     cluster().save("c.yaml")
-
-    def command(line: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(line.split())
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+    return lambda line: called(capsys, *line.split())
 
 
 @pytest.fixture
