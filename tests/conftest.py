@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,17 @@ def run(
 
     cluster().save("c.yaml")
     return lambda line: called(capsys, *line.split())
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads spin for each other when the cores are shared: ten times slower in the worst case seen."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

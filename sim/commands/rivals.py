@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sim.commands.mesh import MeshText, meshed
-from sim.commands.options import ClusterName, Images, Imbalance, ModelName, Pixels, Sources, Wire, skewed
+from sim.commands.options import ClusterName, Images, Imbalance, ModelName, Pixels, Recorded, Sources, Wire, skewed
 from sim.load import sources
 
 
@@ -20,7 +19,7 @@ def rivals(
     pixels: Pixels = None,
     images: Images = 16,
     wire: Wire = "bfloat16",
-    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    routing: Recorded = None,
     imbalance: Imbalance = None,
     mesh: MeshText = None,
 ) -> None:
