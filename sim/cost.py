@@ -19,19 +19,9 @@ from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, m
 from sim.schedule import Op, Schedule
 from sim.transfers.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.transfers.moving import Moving
-from sim.workload import ModelShape, Workload
+from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
-
-
-def forward_macs(model: ModelShape) -> float:
-    """Multiply-accumulates of one image through the network once, attention's two products left out.
-
-    Equals the "Gflops" column of arXiv 2407.11633 (15.43 for S/2 to 690.94 for G/2) to its last digit."""
-    one = {kind: op_kernels(kind, model, Share(model.tokens, 1)) for kind in "PASF"}
-    one["E"] = op_kernels("E", model, Share(model.top_k * model.tokens, 1))
-    per_kind = {kind: sum(macs(kernel) for kernel in one[kind] if isinstance(kernel, Gemm)) for kind in one}
-    return float(model.layers * (per_kind["A"] + per_kind["S"] + per_kind["E"]) + per_kind["P"] + per_kind["F"])
 
 
 def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Array:
