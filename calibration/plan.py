@@ -27,10 +27,11 @@ import numpy as np
 
 from realrun.backend import load_backend
 from realrun.run import Settings, check_fit
+from sim.faults import CLOSED, faults_told
 from sim.load import load_schedule
 from sim.models import load_model
 from sim.schedule import Schedule
-from sim.tables import CLOSED, read_table, readable, table_text
+from sim.tables import read_table, table_text
 from sim.units import quantity
 from sim.units import readable as in_words
 from sim.workload import Workload
@@ -126,16 +127,13 @@ class Plan:
     @staticmethod
     def of(data: Any, source: Path | str = "plan") -> Plan:
         """The plan in plain tables, as of a YAML file or `table`; errors begin with `source`."""
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import TypeAdapter
 
         if isinstance(data, Mapping) and isinstance(data.get("rates"), list):
             name = f"{source}: rates.link_bytes_per_s"
             data = {**data, "rates": [quantity(name, rate) for rate in data["rates"]]}
-        try:
+        with faults_told(source, Plan):
             plan: Plan = TypeAdapter(Plan).validate_python(data)
-        except ValidationError as error:
-            said = [str(each["ctx"]["error"]) for each in error.errors() if each["type"] == "value_error"]
-            raise ValueError("\n".join(f"{source}: {line}" for line in [*readable(error.errors()), *said])) from None
         return plan
 
     def check(self) -> None:

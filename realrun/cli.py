@@ -57,25 +57,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_app(app, given, faults=(RanksFailed, TransferError))
 
 
+Schedules = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCHEDULE [SETTING=VALUE]...",
+        help="A name, a text file, or FILE.py:FUNCTION, and its settings; `python -m sim schedules` lists them.",
+    ),
+]
+Wire = Annotated[str | None, typer.Option(help=f"How rows travel ({', '.join(WIRES)}); as they are without.")]
+Link = Annotated[str | None, typer.Option(help='Rate of each link between two ranks, as "200 Mbit/s".')]
+Profile = Annotated[
+    Path | None, typer.Option(help="Profile each rank, and write its torch.profiler trace into this folder.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Also compare with one process without communication.")]
+
+
 @app.command()
 def run(
-    schedule: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCHEDULE [SETTING=VALUE]...",
-            help="A name, a text file, or FILE.py:FUNCTION, and its settings; `python -m sim schedules` lists them.",
-        ),
-    ],
+    schedule: Schedules,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; a text file says its own.")] = None,
     model: Model = None,
     checkpoint: File = None,
     ranks: Annotated[int | None, typer.Option(help="Ranks to start here (2); torchrun says its own.")] = None,
     images: Annotated[int, typer.Option(help="Images a rank.")] = 4,
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
-    wire: Annotated[
-        str | None, typer.Option(help=f"How rows travel ({', '.join(WIRES)}); as they are without.")
-    ] = None,
-    link: Annotated[str | None, typer.Option(help='Rate of each link between two ranks, as "200 Mbit/s".')] = None,
+    wire: Wire = None,
+    link: Link = None,
     seed: Annotated[int, typer.Option(help="Of noise and labels; of weights, where they are random.")] = 0,
     guidance: Guidance = None,
     picture: Picture = None,
@@ -83,12 +90,8 @@ def run(
     timeout: Annotated[float, typer.Option(help="Seconds that a rank waits for another.")] = 60.0,
     save: Annotated[Path | None, typer.Option(help="Write the trace here.")] = None,
     routing: Annotated[Path | None, typer.Option(help="Write experts and scores of every token here (.npz).")] = None,
-    profile: Annotated[
-        Path | None, typer.Option(help="Profile each rank, and write its torch.profiler trace into this folder.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Also compare with one process without communication.")
-    ] = False,
+    profile: Profile = None,
+    verify: Verify = False,
 ) -> None:
     """Run a schedule on real ranks: how long it took, how stale it was.
 
@@ -98,13 +101,7 @@ def run(
 
     chosen = choose(model, checkpoint, guidance)
     refuse_undrawable(chosen.shape, picture, vae)
-    if save is not None and save == routing:
-        raise ValueError(f"{save} is named twice: for the trace and for the routing")
-    for path in (save, routing):
-        if path is not None:
-            refuse_unwritable(path)
-    if profile is not None:
-        profile.mkdir(parents=True, exist_ok=True)
+    _check_outputs(save, routing, profile)
     rate = None if link is None else quantity("link_bytes_per_s", link)
     profiles = None if profile is None else str(profile)
     settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=profiles)
@@ -124,6 +121,17 @@ def run(
         made.trace.save(save)
     if routing is not None:
         made.routing.save(routing)
+
+
+def _check_outputs(save: Path | None, routing: Path | None, profile: Path | None) -> None:
+    """Raises ValueError or OSError, before long work, for what cannot be written."""
+    if save is not None and save == routing:
+        raise ValueError(f"{save} is named twice: for the trace and for the routing")
+    for path in (save, routing):
+        if path is not None:
+            refuse_unwritable(path)
+    if profile is not None:
+        profile.mkdir(parents=True, exist_ok=True)
 
 
 def _world(ranks: int | None) -> int:

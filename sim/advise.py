@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from sim.cluster import Cluster
 from sim.cluster_text import sources_of, unsourced
-from sim.cost import check_compute
+from sim.cost import check_compute, computes_in, element_bytes_of
 from sim.fewer import fewer_steps, shortened
-from sim.gpu import DTYPES, Gpu
+from sim.gpu import Gpu
 from sim.limits import Limits, missed
 from sim.load import load_schedule
 from sim.memory import channels_of
@@ -115,7 +115,7 @@ def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
 
     Best is fastest; where latency alone is limited, least stale (or least costly in quality) within it, and of most
     steps.  Raises ValueError, before anything is evaluated, for a dtype or a further candidate that cannot be."""
-    _check_dtype(asked)
+    check_compute(asked.workload, asked.cluster)
     book_of = cache(FactBook)  # which serves a schedule's rounded rows, too
     options = [option for each in _candidates(asked) if (option := _option(asked, each, book_of, tell)) is not None]
     for each in _fewer(asked, options, tell):
@@ -130,16 +130,6 @@ class _Candidate:
     why: str
     schedule: Schedule
     workload: Workload
-
-
-def _check_dtype(asked: Asked) -> None:
-    check_compute(asked.workload, asked.cluster)
-    if asked.workload.dtype is not None and isinstance(asked.cluster.compute, Gpu):
-        asked.cluster.compute.flops_per_s(asked.workload.dtype)
-
-
-def _computes_in(asked: Asked) -> str:
-    return (asked.workload.dtype or "bf16") if isinstance(asked.cluster.compute, Gpu) else "fp32"
 
 
 def _candidates(asked: Asked) -> Iterator[_Candidate]:
@@ -188,7 +178,7 @@ def _option(asked: Asked, one: _Candidate, book_of: Callable[[Schedule], FactBoo
             raise ValueError(f"{one.name}: {outcome.error[0] or 'its makespan is not known'}")
         return None
     book = book_of(one.schedule)
-    facts = book.facts(one.workload, DTYPES[_computes_in(asked)], channels_of(asked.cluster))
+    facts = book.facts(one.workload, element_bytes_of(one.workload, asked.cluster), channels_of(asked.cluster))
     rounds = _rounds(one.workload, facts)
     why = "fewer bytes" if rounds and one.why == "exact" else one.why
     costs = None if rounds else asked.vulnerability  # which knows ages and steps alone
@@ -241,9 +231,9 @@ def evidence(asked: Asked) -> list[str]:
     lines += [f"{key}: {source}" for key, source in sources_of(asked.cluster).items() if key != "source"]
     lines += [f"no source given: {key}" for key in unsourced(asked.cluster)]
     lines.append("memory: weights and buffers exact; working space, library and allocator estimated (sim/memory.py)")
-    wire, computes_in = asked.workload.wire, _computes_in(asked)
-    if WIRES[wire].element_bytes < DTYPES[computes_in]:
-        told = f"rows travel as {wire}, and are computed in {computes_in}"
+    wire, dtype = asked.workload.wire, computes_in(asked.workload, isinstance(asked.cluster.compute, Gpu))
+    if WIRES[wire].element_bytes < element_bytes_of(asked.workload, asked.cluster):
+        told = f"rows travel as {wire}, and are computed in {dtype}"
         lines.append(f"{told}: what rounding them costs in images is in no number here")
     if asked.vulnerability is None:
         lines.append("mean age: exact, from the schedules; what a step of it costs in images, it does not say")

@@ -13,6 +13,7 @@ import typer
 from sim.commands.advise import advise
 from sim.commands.cluster import cluster
 from sim.commands.memory import memory
+from sim.commands.model import model
 from sim.commands.profile import read_back
 from sim.commands.reference import reference
 from sim.commands.results import results
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "simulate": simulate,
     "rivals": rivals,
     "memory": memory,
+    "model": model,
     "cluster": cluster,
     "sweep": sweep,
     "results": results,

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.faults import CLOSED, faults, unknown_key
 from sim.gpu import Gpu, gpu_table, number_problems, value_errors
 from sim.output import whole_file
 from sim.schedule import COLLECTIVES, KINDS
-from sim.tables import CLOSED, in_si, number_or_none, numbers, read_table, readable, table, table_text
+from sim.tables import in_si, number_or_none, numbers, read_table, table, table_text
 from sim.transfers.fabric import Fabric
 from sim.transfers.network import Network, Resource, Route, network_problems
 
@@ -161,6 +162,11 @@ class Cluster:
         )
 
     @property
+    def memory_bytes(self) -> float | None:
+        """Of each device; None where compute is measured rates, which do not say."""
+        return self.compute.memory_bytes if isinstance(self.compute, Gpu) else None
+
+    @property
     def known_by(self) -> str:
         """How the machine is known, in short: the first clause of its source."""
         return self.source.partition(";")[0] or "no source given"
@@ -195,7 +201,7 @@ class Cluster:
             in_gpu = [each for each in errors if gpu and each["loc"][:1] == ("compute",)]
             meant = {"compute": "Gpu" if gpu else "-Gpu", "link": "Network" if network else "Link"}
             unnamed = {"compute: missing"} if problems else set[str]()  # which is said of the GPU's name
-            problems += [problem for problem in readable(errors, meant) if problem not in unnamed]
+            problems += [problem for problem in faults(errors, Cluster, meant) if problem not in unnamed]
             problems += [f"compute.{problem}" for problem in value_errors(in_gpu)]
             whole = value_errors([each for each in errors if not each["loc"]])  # all at once, where tables say none
         if problems := [*problems, *_problems(data)] or whole:
@@ -262,8 +268,9 @@ def _problems(cluster: Any) -> list[str]:
     for key, known in kinds.items():
         strange = [kind for kind in table(cluster, key) or () if kind not in known]
         problems += [f"{key}.{kind}: unknown kind; known here: {' '.join(known)}" for kind in strange]
-    no_fields = {*(table(cluster, "sources") or {})} - {each.name for each in fields(Cluster)}
-    problems += [f"sources.{key}: there is no such field" for key in sorted(map(str, no_fields))]
+    names = [each.name for each in fields(Cluster)]
+    no_fields = {str(key): value for key, value in (table(cluster, "sources") or {}).items() if key not in names}
+    problems += [f"sources.{key}: {unknown_key(key, value, names)}" for key, value in sorted(no_fields.items())]
     problems += [*_link_problems(cluster), *_without_effect(cluster)]
     problems += ["ranks=true should be a number"] * (isinstance(cluster, Mapping) and cluster.get("ranks") is True)
     values = numbers(cluster)

@@ -5,6 +5,7 @@ the summary is comments, so it can be redirected, changed and handed back."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,7 @@ from sim.show import grid
 from sim.units import readable
 
 _SHOWN_BYTES = (2**20, 2**25, 2**29)  # send buffers of which the summary says how long an all-to-all takes
-_LONGEST = 44  # characters of a value that a difference shows
+_LONGEST = 44  # characters of a value that stands in a table of differences
 _PLACES = 6  # of a list, one by one
 
 
@@ -108,12 +109,21 @@ def _unsourced(value: Any, key: str, source: str) -> Iterator[str]:
 
 
 def difference(one: Cluster, other: Cluster) -> list[str]:
-    """A table of every number, name and source that differs, by dotted key; ratios of numbers.
+    """A table of every number and name that differs, by dotted key, with ratios of numbers; then what is too long for
+    it, as sources are, whole and each pair once.
 
     Of long lists that differ in many places it says in how many."""
     left, right = (dict(_leaves(asdict(cluster))) for cluster in (one, other))
     rows = [row for key in dict.fromkeys((*left, *right)) for row in _rows(key, left.get(key), right.get(key))]
-    return grid(["key", "is", "there", "ratio"], rows) if rows else [f"{one.name} and {other.name} do not differ"]
+    if not rows:
+        return [f"{one.name} and {other.name} do not differ"]
+    long = dict[tuple[str, str], list[str]]()
+    for key, here, there, _ in rows:
+        if max(len(here), len(there)) > _LONGEST:
+            long.setdefault((here, there), []).append(key)
+    short = [row for row in rows if row[0] not in itertools.chain(*long.values())]
+    told = [(", ".join(keys), f"    is     {here}", f"    there  {there}") for (here, there), keys in long.items()]
+    return [*(grid(["key", "is", "there", "ratio"], short) if short else []), *itertools.chain(*told)]
 
 
 def _rows(key: str, one: Any, other: Any) -> Iterator[list[str]]:
@@ -152,8 +162,7 @@ def _inside(value: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    text = "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _ratio(one: Any, other: Any) -> str:

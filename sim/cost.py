@@ -14,24 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cluster import Cluster, Link, Rate
-from sim.gpu import Gpu
+from sim.gpu import DTYPES, Gpu
 from sim.kernels import Attention, Gemm, Kernel, Pass, Share, kernel_launches, macs, op_kernels
 from sim.schedule import Op, Schedule
 from sim.transfers.collectives import brings_counts, collective_s, halves_s, transfers
 from sim.transfers.moving import Moving
-from sim.workload import ModelShape, Workload
+from sim.workload import Workload
 
 Array = npt.NDArray[np.float64]
-
-
-def forward_macs(model: ModelShape) -> float:
-    """Multiply-accumulates of one image through the network once, attention's two products left out.
-
-    Equals the "Gflops" column of arXiv 2407.11633 (15.43 for S/2 to 690.94 for G/2) to its last digit."""
-    one = {kind: op_kernels(kind, model, Share(model.tokens, 1)) for kind in "PASF"}
-    one["E"] = op_kernels("E", model, Share(model.top_k * model.tokens, 1))
-    per_kind = {kind: sum(macs(kernel) for kernel in one[kind] if isinstance(kernel, Gemm)) for kind in one}
-    return float(model.layers * (per_kind["A"] + per_kind["S"] + per_kind["E"]) + per_kind["P"] + per_kind["F"])
 
 
 def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Array:
@@ -47,10 +37,24 @@ def durations_s(schedule: Schedule, workload: Workload, cluster: Cluster) -> Arr
     return seconds[sort_of]
 
 
+def computes_in(workload: Workload, on_gpu: bool) -> str:
+    """A key of sim.gpu.DTYPES: what the workload says, or bf16 on a Gpu; rates are measured in fp32."""
+    return workload.dtype or ("bf16" if on_gpu else "fp32")
+
+
+def element_bytes_of(workload: Workload, cluster: Cluster) -> int:
+    """Of a weight, or of an activation, in memory."""
+    return DTYPES[computes_in(workload, isinstance(cluster.compute, Gpu))]
+
+
 def check_compute(workload: Workload, cluster: Cluster) -> None:
-    """Raises ValueError if the workload has settings that only a Gpu can follow, and the cluster has none."""
+    """Raises ValueError if the workload has settings that only a Gpu can follow, and the cluster has none; or a dtype
+    that its Gpu lacks."""
+    if isinstance(cluster.compute, Gpu):
+        cluster.compute.flops_per_s(computes_in(workload, on_gpu=True))
+        return
     given = {key: value for key in ("dtype", "grouped") if (value := getattr(workload, key))}
-    if given and not isinstance(cluster.compute, Gpu):
+    if given:
         named = ", ".join(f"{key}={value}" for key, value in given.items())
         raise ValueError(f"workload: {named} has no effect: cluster {cluster.name} has measured rates, not a GPU")
 
@@ -141,7 +145,7 @@ def extrapolated(schedule: Schedule, workload: Workload, cluster: Cluster) -> st
     """A line on what lies outside of what was measured: kernels, their share of compute, a dtype; "" if nothing does.
 
     Ops are taken to be like the first of their kind and micro-batch."""
-    gpu, dtype = cluster.compute, _dtype(workload)
+    gpu, dtype = cluster.compute, computes_in(workload, on_gpu=True)
     if not isinstance(gpu, Gpu):
         return ""
     computed = [op for op in schedule.ops if not op.collective]
@@ -164,13 +168,10 @@ def compute_s(op: Op, schedule: Schedule, workload: Workload, compute: Mapping[s
     """Seconds of one compute op, alone: [rank] where ranks differ, else one number for all.  Rates of many machines,
     as arrays [machine, 1], give [machine, rank]."""
     if isinstance(compute, Gpu):
-        return sum((kernel_s(k, compute, _dtype(workload)) for k in kernels_of(op, schedule, workload)), 0.0)
+        dtype = computes_in(workload, on_gpu=True)
+        return sum((kernel_s(kernel, compute, dtype) for kernel in kernels_of(op, schedule, workload)), 0.0)
     rate = compute.get(op.kind) or replace(compute["A"], fixed_s=0.0)  # Q: a part of A
     return rate.fixed_s + op_flops(op, schedule, workload) / rate.flops_per_s
-
-
-def _dtype(workload: Workload) -> str:
-    return workload.dtype or "bf16"
 
 
 def sorts(schedule: Schedule, workload: Workload) -> tuple[list[int], list[Op]]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.tables import CLOSED
+from sim.faults import CLOSED
 
 Array = npt.NDArray[np.float64]
 # How far along m, n, k a measurement tells of others.  Chosen on the six GPUs together; halved or doubled, the errors

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.faults import CLOSED, faults, own_words, unknown_key
 from sim.gemm import GemmFit, Points, fit_problems
-from sim.tables import CLOSED, in_si, numbers, read_table, readable, table_text
+from sim.tables import in_si, numbers, read_table, table_text
 
 Array = npt.NDArray[np.float64]
 DTYPES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1}  # bytes of an element in memory
@@ -65,7 +66,7 @@ class Gpu:
         try:
             gpu: Gpu = TypeAdapter(Gpu).validate_python(data)
         except ValidationError as error:
-            problems += [*readable(error.errors()), *value_errors(error.errors())]
+            problems += [*faults(error.errors(), Gpu), *value_errors(error.errors())]
         if problems:
             raise ValueError("\n".join(f"{path}: {problem}" for problem in problems))
         return gpu
@@ -138,9 +139,8 @@ def gpu_table(path: Path | str) -> Any:
 
 
 def value_errors(errors: Any) -> list[str]:
-    """What __post_init__ said, from pydantic's errors."""
-    said = [str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error"]
-    return [problem for text in said for problem in text.split(": ", 1)[-1].split("; ")]
+    """What __post_init__ said, from pydantic's errors, a line each and without the name before it."""
+    return [problem for text in own_words(errors) for problem in text.split(": ", 1)[-1].split("; ")]
 
 
 def number_problems(gpu: Any) -> Iterator[str]:
@@ -163,7 +163,8 @@ def _problems(gpu: Gpu) -> Iterator[str]:
         if gpu.peak and dtype + _PEAK not in gpu.peak:
             yield f"{what}: no peak for {dtype!r}, only {', '.join(gpu.peak)}"
     names = [each.name for each in fields(gpu)]
-    yield from (f"sources.{key}: there is no such field" for key in gpu.sources if key not in names)
+    strange = {key: value for key, value in gpu.sources.items() if key not in names}
+    yield from (f"sources.{key}: {unknown_key(key, value, names)}" for key, value in strange.items())
     yield from number_problems(asdict(gpu))
     yield from fit_problems(gpu.gemm)
     yield from (f"measured.{dtype}: has no products" for dtype, points in gpu.measured.items() if not points)

@@ -83,11 +83,43 @@ def parameters(model: ModelShape, experts: int | None = None) -> int:
     them: weights and biases of its products, tables, and q/k norms.
 
     With top_k experts, those that one token meets: the published table's "active" (arXiv 2407.11633)."""
+    return sum(parameters_by_kind(model, experts).values())
+
+
+def parameters_by_kind(model: ModelShape, experts: int | None = None) -> dict[str, int]:
+    """`parameters`, by the kind of op that needs them."""
     one = {kind: _weights(op_kernels(kind, model, Share(model.tokens, 1))) for kind in "PASEF"}
     norms = 4 * (model.hidden // model.heads) if model.qk_norm else 0
     table = 0 if model.adaln else 6 * model.hidden
-    block = one["A"] + one["S"] + norms + table + one["E"] * (model.experts if experts is None else experts)
-    return model.layers * block + one["P"] + one["F"] + (model.classes + 1) * model.hidden
+    one["P"] += (model.classes + 1) * model.hidden
+    one["A"] = model.layers * (one["A"] + norms + table)
+    one["S"] *= model.layers
+    one["E"] *= model.layers * (model.experts if experts is None else experts)
+    return one
+
+
+def forward_macs(model: ModelShape) -> float:
+    """Multiply-accumulates of one image through the network once, attention's two products left out.
+
+    Equals the "Gflops" column of arXiv 2407.11633 (15.43 for S/2 to 690.94 for G/2) to its last digit."""
+    return sum(macs_by_kind(model).values())
+
+
+def macs_by_kind(model: ModelShape) -> dict[str, float]:
+    """`forward_macs`, by kind of op."""
+    found = {kind: sum(float(macs(each)) for each in _of_an_image(kind, model) if isinstance(each, Gemm))
+             for kind in "PASEF"}  # fmt: skip
+    return {kind: each * (model.layers if kind in "ASE" else 1) for kind, each in found.items()}
+
+
+def attention_macs(model: ModelShape) -> float:
+    """Those of attention's two products, of one image through the network once."""
+    return model.layers * sum(float(macs(each)) for each in _of_an_image("A", model) if isinstance(each, Attention))
+
+
+def _of_an_image(kind: str, model: ModelShape) -> list[Kernel]:
+    """The kernels of one op, on one image; of E, on all rows that its tokens are sent as."""
+    return op_kernels(kind, model, Share(model.tokens * (model.top_k if kind == "E" else 1), 1))
 
 
 def _weights(kernels: list[Kernel]) -> int:

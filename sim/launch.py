@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 
 from sim.cluster import Cluster, Link
+from sim.cost import computes_in
 from sim.gpu import Gpu
 from sim.schedule import Schedule
 from sim.units import readable
@@ -25,7 +26,7 @@ def launch_command(source: str, schedule: Schedule, workload: Workload, cluster:
     words = [*source.split(), "--model", _model(workload), "--images", str(workload.images)]
     if not source.endswith(".txt"):
         words += ["--steps", str(schedule.steps)]
-    computes = workload.dtype or ("bf16" if isinstance(cluster.compute, Gpu) else "fp32")
+    computes = computes_in(workload, isinstance(cluster.compute, Gpu))
     if computes not in _DTYPES:
         raise ValueError(f"real ranks do not compute in {computes}")
     dtype = _DTYPES[computes]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sim.buffers import Buffer
 from sim.cluster import Cluster
+from sim.cost import element_bytes_of
 from sim.gpu import Gpu
 from sim.kernels import parameters
 from sim.op import Op
@@ -99,6 +100,11 @@ def memory(schedule: Schedule, workload: Workload, element_bytes: int = 2, reser
         "VAE decoding": max(0.0, reserve.vae_bytes - (sum(tensors.values()) - weights)),
     }
     return Memory(int(rank), schedule.ops[int(at)].name, {k: v for k, v in {**tensors, **library}.items() if v})
+
+
+def memory_on(cluster: Cluster, schedule: Schedule, workload: Workload) -> Memory:
+    """`memory` with what `cluster` computes in, and its channels."""
+    return memory(schedule, workload, element_bytes_of(workload, cluster), Reserve(channels=channels_of(cluster)))
 
 
 def channel_bytes(schedule: Schedule, workload: Workload) -> float:

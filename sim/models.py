@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sim.tables import read_table, readable
+from sim.faults import faults_told
+from sim.tables import read_table
 from sim.workload import MODELS, ModelShape
 
 _PIXELS = 8  # of an image, a side, to one of a latent (the VAE of DiT and DiT-MoE)
@@ -32,12 +33,8 @@ def load_model(name: str, pixels: int | None = None) -> ModelShape:
 
 
 def _from_file(path: Path) -> ModelShape:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
-    try:
+    with faults_told(path, ModelShape):
         model: ModelShape = TypeAdapter(ModelShape).validate_python(read_table(path))
-    except ValidationError as error:
-        said = [str(each["ctx"]["error"]) for each in error.errors() if each["type"] == "value_error"]
-        problems = [*readable(error.errors()), *said]
-        raise ValueError("\n".join(f"{path}: {problem}" for problem in problems)) from None
     return model

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost import computes_in
 from sim.critical import critical_path, gains_s
 from sim.gpu import DTYPES
 from sim.memory import Reserve, memory
@@ -106,7 +107,7 @@ def report(trace: Trace, workload: Workload | None = None, around: Around = Arou
     held = None
     if workload is not None and trace.origin == "simulated":
         reserve = Reserve(channels=int(trace.about.get("channels", Reserve().channels)))
-        held = memory(schedule, workload, DTYPES[workload.dtype or "bf16"], reserve)
+        held = memory(schedule, workload, DTYPES[computes_in(workload, on_gpu=True)], reserve)
     return {
         "origin": trace.origin,
         "schedule": schedule.header,

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 from sim.cluster import Cluster
 from sim.engine import simulate
-from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
-from sim.memory import Memory, Reserve, channels_of, memory
+from sim.memory import Memory, memory_on
 from sim.schedule import Schedule
 from sim.trace import Trace
 from sim.workload import WIRES, Workload
@@ -100,6 +99,4 @@ def _plan(source: str, steps: int, workload: Workload) -> Schedule:
 
 def _rival(name: str, why: str, plan: Schedule, workload: Workload, cluster: Cluster, tell: Tell) -> Rival:
     tell(name)
-    element_bytes = DTYPES[workload.dtype or "bf16"] if isinstance(cluster.compute, Gpu) else 4
-    trace = simulate(plan, workload, cluster)
-    return Rival(name, why, trace, memory(plan, workload, element_bytes, Reserve(channels=channels_of(cluster))))
+    return Rival(name, why, simulate(plan, workload, cluster), memory_on(cluster, plan, workload))

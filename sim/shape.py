@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from sim.tables import CLOSED
+from sim.faults import CLOSED
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
-"""Tables as YAML files hold them: read once a key, in SI, and every fault in words.
+"""Tables as YAML files hold them: read once a key, and in SI.
 
-It knows dotted keys ("link.latency_s"), units and pydantic's errors; it refuses to know what a table is about."""
+It knows dotted keys ("link.latency_s") and units; it refuses to know what a table is about, and what is wrong with it
+(sim/faults.py)."""
 
 from __future__ import annotations
 
@@ -11,8 +12,6 @@ from typing import Any
 import yaml
 
 from sim.units import quantity, units_of
-
-CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
 
 
 def read_table(path: Path | str) -> Any:
@@ -64,32 +63,6 @@ def in_si(value: Any, key: str, problems: list[str]) -> Any:
     except ValueError as error:
         problems.append(str(error))
         return 1.0  # stands in, so that the rest can be looked at
-
-
-def readable(errors: Any, meant: Mapping[str, str | None] | None = None) -> list[str]:
-    """A line an error of pydantic's: dotted key, what is wrong, the value.
-
-    `meant`: at a key where a class or something else may stand, the class that is meant, or "-Class": not that one."""
-    words = {"missing": "missing", "unexpected_keyword_argument": "unknown key"}
-    lines = []
-    for error in errors:
-        where = [str(part) for part in error["loc"]]
-        which = (meant or {}).get(where[0]) if where else None
-        if which and len(where) > 1:
-            if (where[1] == which.removeprefix("-")) == which.startswith("-"):
-                continue
-            del where[1]
-        found = "" if error["type"] == "missing" else f" ({error['input']!r})"
-        if error["type"] != "value_error":  # ours, from __post_init__
-            lines.append(f"{'.'.join(where)}: {words.get(error['type'], _told(error))}{found}".removeprefix(": "))
-    return lines
-
-
-def _told(error: Any) -> str:
-    """What is wrong, in pydantic's words but where these are its own."""
-    if error["type"] == "too_short":
-        return f"should be {error['ctx']['min_length']} at least, not {error['ctx']['actual_length']}"
-    return str(error["msg"])
 
 
 class _Lines(yaml.SafeDumper):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,18 +32,21 @@ def run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     from cases import cluster
-
-    from sim.cli import main
+    from command_line import called
 
     cluster().save("c.yaml")
+    return lambda line: called(capsys, *line.split())
 
-    def command(line: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(line.split())
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
 
-    return command
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Two threads spin for each other when the cores are shared: ten times slower in the worst case seen."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

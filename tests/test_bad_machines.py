@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import called
 
-from sim.cli import main
 from sim.cluster import preset_or
 from sim.gpu import gpu_table
 from sim.tables import read_table, table_text
@@ -24,12 +24,9 @@ def gpu(**changes: object) -> Change:
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        main([*words])
-    out, err = capsys.readouterr()
+    code, out, err = called(capsys, *words)
     assert "Traceback" not in err
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code, out, err
+    return code, out, err
 
 
 def port(key: str, value: object) -> Change:

@@ -101,8 +101,9 @@ def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
         "link.bytes_per_s: unknown unit 'Mbit' in '200 Mbit'; "
         "known here: B/s, kB/s, MB/s, GB/s, TB/s, kbit/s, Mbit/s, Gbit/s",
         "ranks: Input should be a valid integer, unable to parse string as an integer ('four')",
-        "host.threads: unknown key (2)",
-        "noise: unknown key (3)",
+        "host.threads: unknown key (2); there are launch_s, collective_s, wake_s, synchronous, priority, source",
+        "noise: unknown key (3); there are name, ranks, compute, link, host, interference, jitter, errors, sources, "
+        "source",
         "compute lacks S (shared experts)",
         "compute.X: unknown kind; known here: P A S E R F Z Q",
         "jitter.X: unknown kind; known here: P Q K A N D S E C R F Z",

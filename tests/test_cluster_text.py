@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from sim.cli import app
 from sim.cluster import Cluster, presets
 from sim.cluster_text import described, difference, summary, unsourced
-from sim.pictures.cluster import draw_cluster, levels
+from sim.pictures.cluster import draw_cluster, joined, levels
 from sim.transfers.network import Network
 
 
@@ -47,7 +47,7 @@ def test_a_number_without_a_source_is_named() -> None:
     bare = replace(whole, jitter={"A": 0.1, "D": 0.2}, sources={"ranks": "seen"}, link=replace(whole.link, source=""))
     assert {"link.ramp_s", "link.least_s", "link.factors.8.1048576.0", "jitter.A"} <= {*unsourced(bare)}
     assert "without a source: link.ramp_s" in summary(bare)[-1]
-    with pytest.raises(ValueError, match=r"sources\.colour: there is no such field"):
+    with pytest.raises(ValueError, match=r"sources\.colour: unknown key \('seen'\); there are name, ranks"):
         replace(whole, sources={"colour": "seen"})
 
 
@@ -87,6 +87,20 @@ def test_pictures_tell_latencies_and_draw_every_rank(tmp_path: Path) -> None:
     assert text.count(">nic</text>") == 32
     for told in ("nic: 50 GB/s each way, 5 us", "within 8: port, 9.424 us in all"):
         assert told in text
+    assert [text.count(f">{word}</text>") for word in ("node 0", "node 3", "node 4", "switch: 8 ranks")] == [1, 1, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("8x-h100", [(2, 8, "switch")]),
+        ("2x8-h100", [(2, 8, "switch"), (-2, 16, "network")]),
+        ("8x-l40s", [(5, 8, "joined")]),
+        ("cpu-2-ranks", []),
+    ],
+)
+def test_ranks_are_joined_where_their_ways_end(name: str, ends: list[tuple[int, int, str]]) -> None:
+    assert joined(Cluster.load(name)) == ends
 
 
 @pytest.mark.parametrize("name", ["8x-l40s", "2x8-h100", "cpu-2-ranks"])
@@ -101,6 +115,18 @@ def test_the_command_prints_draws_and_compares(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "compute.memory_bytes_per_s" in done.stdout
     assert (tmp_path / "c.png").stat().st_size > 1000
+
+
+def test_a_difference_shows_sources_whole_and_each_pair_once() -> None:
+    one, other = Cluster.load("8x-h100"), Cluster.load("8x-l40s")
+    lines = difference(one, other)
+    assert isinstance(one.link, Network)
+    assert isinstance(other.link, Network)
+    at = lines.index("link.resources.port.source, link.source")
+    assert lines[at + 1 : at + 3] == [f"    is     {one.link.source}", f"    there  {other.link.source}"]
+    assert not any("..." in line for line in lines)
+    told = difference(one, replace(one, source="as measured by somebody, with a clock, on a machine"))
+    assert [line.split()[0] for line in told] == ["source", "is", "there"]
 
 
 def test_a_difference_inside_a_list_says_where() -> None:

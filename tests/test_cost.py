@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.cluster import Link, Rate
-from sim.cost import durations_s, forward_macs, op_flops, op_s
+from sim.cost import durations_s, op_flops, op_s
+from sim.kernels import forward_macs
 from sim.schedule import Schedule
 from sim.schedules import sync
 from sim.transfers.collectives import all_to_all_s

@@ -54,7 +54,7 @@ def test_a_dtype_that_a_gpu_lacks_is_answered_with_those_it_has() -> None:
         ({"multiprocessors": -1}, "multiprocessors=-1 should be above 0"),
         ({"attention_share": float("nan")}, "attention_share=nan should be above 0"),
         ({"attention_share": 1.01}, "attention_share=1.01 should be a share, at most 1"),
-        ({"sources": {"color": "green"}}, "sources.color: there is no such field"),
+        ({"sources": {"color": "green"}}, r"sources.color: unknown key \('green'\); there are name, peak"),
         (
             {"measured": {"bf16": ((16, 16, 0, 1.0),)}},
             r"measured.bf16: \[16, 16, 0, 1.0\] should be m, n, k and seconds",
@@ -98,7 +98,7 @@ def test_everything_that_is_wrong_with_a_file_is_said_at_once(gpu: Gpu, tmp_path
         "multiprocessors: missing",
         f"gemm.compute_share: Input should be a valid number, unable to parse string as a number "
         f"('much, much more than {gpu.gemm.compute_share}')",
-        "cores: unknown key (16896)",
+        "cores: unknown key (16896); the nearest is sources",
     ]
 
 

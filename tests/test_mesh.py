@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import anything, cluster, interfering, machines, model, named, skewed
+from command_line import called
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import HOSTED, NODES, SWITCH
 
-from sim.cli import main
 from sim.cluster import COMPUTE_KINDS, Cluster, Rate
 from sim.decode import decode_s
 from sim.engine import simulate
@@ -291,10 +291,7 @@ def test_a_collective_has_one_noise_a_team() -> None:
 
 
 def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(["simulate", "sync", "--steps", "2", "--model", "S", "--images", "2", *words])
-    printed = capsys.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
+    return called(capsys, "simulate", "sync", "--steps", "2", "--model", "S", "--images", "2", *words)
 
 
 def test_the_command_line_takes_meshes_and_placements(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SHAPE = ModelShape("golden", layers=6, hidden=48, heads=4, experts=8, classes=10, latent=8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads spin for each other when the cores are shared: ten times slower in the worst case seen."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def arrays(name: str) -> dict[str, npt.NDArray[np.generic]]:

@@ -15,9 +15,9 @@ from typing import Any
 import distributed
 import pandas as pd
 import pytest
-from test_sweep import SMALL, Make
+from command_line import called
+from sweeps import SMALL, Make
 
-from sim.cli import main
 from sim.sweeps.point import Sources
 from sim.sweeps.points import Chunk, Points, row_keys
 from sim.sweeps.provenance import version
@@ -227,14 +227,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs a command line in a folder with the small sweep; gives exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SMALL)
-
-    def command(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([*words])
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+    return partial(called, capsys)
 
 
 def test_a_dry_run_says_how_many_how_long_how_large_and_writes_nothing(run: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.commands.options import ClusterName, Dtype, ModelName, Pixels
 from sim.units import quantity, readable
 
 if TYPE_CHECKING:
@@ -17,15 +18,11 @@ if TYPE_CHECKING:
     from sim.inputs import Input
     from sim.workload import Workload
 
-ClusterName = Annotated[str, typer.Option("--cluster", help="The machine: a YAML file, or a name as 8x-h100.")]
 Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
-ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
-Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(min=1, help="Images on each rank.")]
 AdviseWire = Annotated[
     str, typer.Option("--wire", help="How rows travel; int8 is among the rivals anyway, not ranked.")
 ]
-Dtype = Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")]
 Draws = Annotated[int, typer.Option(min=2, max=4096, help="Draws of the machine's uncertain numbers.")]
 Error = Annotated[float | None, typer.Option("--relative-error", help="Of numbers whose error nobody stated; 0.1.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the draws.")]
@@ -75,18 +72,17 @@ def advise(
 
     from sim.advise import Asked, evidence
     from sim.advise import advise as ranked
-    from sim.gpu import Gpu
+    from sim.cluster import Cluster
     from sim.inputs import drawn
     from sim.limits import Limits
     from sim.load import sources
     from sim.vulnerability import Vulnerability
 
-    machine = machine_of(cluster)
+    machine = Cluster.load(cluster)
     workload = workload_of(machine, model, pixels, images, wire, dtype)
     if quality is not None and vulnerability is None:
         raise ValueError("--quality needs --vulnerability: the file that says what staleness costs")
-    has = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
-    limits = Limits(mean_age, quality, has if memory is None else _above_0("memory_bytes", memory),
+    limits = Limits(mean_age, quality, machine.memory_bytes if memory is None else _above_0("memory_bytes", memory),
                     None if latency is None else _above_0("latency_s", latency))  # fmt: skip
     if write is not None and write.exists() and not write.is_dir():
         raise ValueError(f"--write {write} is not a folder")
@@ -112,13 +108,6 @@ def _above_0(name: str, text: str) -> float:
     if not value > 0:
         raise ValueError(f"--{name.split('_')[0]} {text!r} should be above 0")
     return value
-
-
-def machine_of(cluster: str) -> Cluster:
-    """The cluster of this name, or in this file."""
-    from sim.cluster import Cluster
-
-    return Cluster.load(cluster)
 
 
 def workload_of(

@@ -57,7 +57,6 @@ def memory(
 def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, Cluster | None]:
     """Bytes of a GPU, and the cluster that says them."""
     from sim.cluster import Cluster
-    from sim.gpu import Gpu
 
     if cluster is None and limit is None:
         raise ValueError("say how much memory a GPU has: --cluster with a GPU, or --memory")
@@ -68,6 +67,6 @@ def _memory_of(cluster: str | None, limit: str | None) -> tuple[float, Cluster |
             raise ValueError(f"--memory={limit} should be above 0")
         return limit_bytes, None
     machine = Cluster.load(str(cluster))
-    if not isinstance(machine.compute, Gpu):
+    if machine.memory_bytes is None:
         raise ValueError(f"cluster {machine.name} has measured rates, not a GPU: say --memory instead")
-    return machine.compute.memory_bytes, machine
+    return machine.memory_bytes, machine

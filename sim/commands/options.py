@@ -29,6 +29,8 @@ Wire = Annotated[str, typer.Option(help="How rows travel, as int8; any other wor
 ModelName = Annotated[str, typer.Option(help="The network, such as S or XL, or a file.")]
 Pixels = Annotated[int | None, typer.Option(help="Side of an image; the model's own if not given.")]
 Images = Annotated[int, typer.Option(help="Images on each rank.")]
+Dtype = Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")]
+Recorded = Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")]
 Imbalance = Annotated[
     float | None, typer.Option(help="Modelled routing: load of a layer's most loaded expert over the mean.")
 ]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sim.commands.mesh import MeshText, meshed
-from sim.commands.options import ClusterName, Images, Imbalance, ModelName, Pixels, Sources, Wire, skewed
+from sim.commands.options import ClusterName, Images, Imbalance, ModelName, Pixels, Recorded, Sources, Wire, skewed
 from sim.load import sources
 
 
@@ -20,7 +19,7 @@ def rivals(
     pixels: Pixels = None,
     images: Images = 16,
     wire: Wire = "bfloat16",
-    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    routing: Recorded = None,
     imbalance: Imbalance = None,
     mesh: MeshText = None,
 ) -> None:
@@ -29,7 +28,6 @@ def rivals(
     from rich.console import Console
 
     from sim.cluster import Cluster
-    from sim.gpu import Gpu
     from sim.models import load_model
     from sim.rivals import rivals
     from sim.routing import Routing
@@ -44,5 +42,4 @@ def rivals(
     console = Console(stderr=True)
     with console.status("simulating") as status:
         found = rivals(sources(schedules), steps, workload, machine, lambda name: status.update(f"simulating {name}"))
-    limit = machine.compute.memory_bytes if isinstance(machine.compute, Gpu) else None
-    print(*rivals_table(found, limit), sep="\n")
+    print(*rivals_table(found, machine.memory_bytes), sep="\n")

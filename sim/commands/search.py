@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -53,11 +52,8 @@ def search(file: File, changes: Changes = None, out: Out = None) -> None:
 
 
 def _run(file: Path, changes: Sequence[str], folder: Path) -> dict[str, str]:
-    """What is noted of a run: command, date, machine, libraries."""
-    from importlib.metadata import version as of
-
-    from sim.sweeps.provenance import here
+    """What is noted of a run, with a command that goes on with it."""
+    from sim.sweeps.provenance import this_run
 
     command = shlex.join(["python", "-m", "sim", "search", str(file), *changes, "--out", str(folder)])
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"command": command, "date": date, **here(), "optuna": of("optuna")}
+    return this_run(command, "optuna")

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sim.commands.advise import (
-    ClusterName,
     Draws,
-    Dtype,
     Error,
     Images,
-    ModelName,
-    Pixels,
     Seed,
     Steps,
-    machine_of,
     uncertain_inputs,
     uncertainty_lines,
     workload_of,
 )
-from sim.commands.options import Wire
+from sim.commands.options import ClusterName, Dtype, ModelName, Pixels, Wire
 from sim.units import readable
 
 if TYPE_CHECKING:
@@ -57,11 +52,12 @@ def sensitivity(
     import numpy as np
     from rich.console import Console
 
+    from sim.cluster import Cluster
     from sim.inputs import drawn
     from sim.load import load_schedule, sources
     from sim.sensitivity import influences, ranking
 
-    machine = machine_of(cluster)
+    machine = Cluster.load(cluster)
     workload = workload_of(machine, model, pixels, images, wire, dtype)
     inputs, named = uncertain_inputs(machine, relative_error), sources(schedules)
     if twice := [name for i, name in enumerate(named) if name in named[:i]]:

@@ -12,11 +12,13 @@ import typer
 from sim.commands.mesh import MeshText, NoGuidance, PlacementText, decoding, meshed, placed
 from sim.commands.options import (
     ClusterName,
+    Dtype,
     Images,
     Imbalance,
     Keep,
     ModelName,
     Pixels,
+    Recorded,
     Sources,
     Steps,
     Wire,
@@ -43,6 +45,12 @@ if TYPE_CHECKING:
     from sim.trace import Trace
     from sim.workload import Workload
 
+Grouped = Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Draw jitter; without it every op takes its median time.")]
+Kinds = Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")]
+Report = Annotated[bool, typer.Option("--report", help="Also images a second, and times of steps and layers.")]
+Critical = Annotated[bool, typer.Option("--critical", help="Also the critical path.")]
+
 
 def simulate(
     schedules: Sources,
@@ -53,23 +61,19 @@ def simulate(
     images: Images = 16,
     ranks: Annotated[int | None, typer.Option(help="Ranks; as many as the cluster file has if not given.")] = None,
     wire: Wire = "bfloat16",
-    routing: Annotated[Path | None, typer.Option(help="Recorded routing (.npz); balanced without.")] = None,
+    routing: Recorded = None,
     imbalance: Imbalance = None,
     keep: Keep = None,
     routing_seed: Annotated[int | None, typer.Option(min=0, help="Of modelled routing; 0.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of compute, on a cluster of GPUs: bf16 if not given.")] = None,
-    grouped: Annotated[bool, typer.Option("--grouped", help="On GPUs, a rank's experts run as one kernel.")] = False,
+    dtype: Dtype = None,
+    grouped: Grouped = False,
     mesh: MeshText = None,
     placement: PlacementText = None,
     no_guidance: NoGuidance = False,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Draw jitter; without it every op takes its median time.")
-    ] = None,
-    kinds: Annotated[bool, typer.Option("--kinds", help="Also the seconds by kind of op.")] = False,
-    report: Annotated[
-        bool, typer.Option("--report", help="Also images a second, and times of steps and layers.")
-    ] = False,
-    critical: Annotated[bool, typer.Option("--critical", help="Also the critical path.")] = False,
+    seed: Seed = None,
+    kinds: Kinds = False,
+    report: Report = False,
+    critical: Critical = False,
     start_up: StartUp = None,
     decode: Decode = None,
     json: Json = None,
@@ -89,11 +93,10 @@ def simulate(
 
     machine = Cluster.load(cluster)
     machine = machine if ranks is None else replace(machine, ranks=ranks)
-    recorded = None if routing is None else Routing.load(routing)
-    workload = Workload(load_model(model, pixels), machine.ranks, images, wire, recorded, dtype, grouped)
-    workload = meshed(workload, mesh, no_guidance)
+    shape, recorded = load_model(model, pixels), None if routing is None else Routing.load(routing)
+    workload = meshed(Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped), mesh, no_guidance)
     named = sources(schedules)
-    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
     names = names_of(named, plans)
     workloads = placed(routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
     outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)
@@ -102,21 +105,21 @@ def simulate(
     traces = _simulated(plans, workloads, machine, seed)
     outputs.write(traces, [f"simulated {name}" for name in names], workloads)
     outputs.write_reports(traces, workloads, surroundings)
-    if machine.source:
-        print(f"{machine.name}: {machine.known_by}", file=sys.stderr)
-    _tell(traces, names, kinds)
+    _tell(machine, traces, names, kinds)
     _tell_memory(plans, workloads, machine, names)
-    for tables in [
-        [report_lines(*pair, surroundings) for pair in zip(traces, workloads, strict=True) if report],
-        [critical_lines(trace) for trace in traces if critical],
-    ]:
-        print(*titled(names, tables), sep="\n", end="\n" * bool(tables))
+    if report:
+        tables = [report_lines(*pair, surroundings) for pair in zip(traces, workloads, strict=True)]
+        print(*titled(names, tables), sep="\n")
+    if critical:
+        print(*titled(names, [critical_lines(trace) for trace in traces]), sep="\n")
 
 
-def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
-    """The comparison; what it rests on that nobody measured goes to stderr."""
+def _tell(machine: Cluster, traces: list[Trace], names: list[str], kinds: bool) -> None:
+    """The comparison; how the machine is known, and what nobody measured, go to stderr."""
     from sim.show import comparison_table, kinds_table
 
+    if machine.source:
+        print(f"{machine.name}: {machine.known_by}", file=sys.stderr)
     print(*comparison_table(traces, names), *(["", *kinds_table(traces, names)] if kinds else []), sep="\n")
     notes = [trace.about.get("extrapolated", "") for trace in traces]
     for note in filter(None, dict.fromkeys(notes)):
@@ -127,14 +130,13 @@ def _tell(traces: list[Trace], names: list[str], kinds: bool) -> None:
 
 def _tell_memory(plans: list[Schedule], workloads: list[Workload], machine: Cluster, names: list[str]) -> None:
     """On stderr: what does not fit into a GPU's memory, and would not run."""
-    from sim.gpu import DTYPES, Gpu
-    from sim.memory import Reserve, channels_of, memory
+    from sim.gpu import Gpu
+    from sim.memory import memory_on
 
     if not isinstance(machine.compute, Gpu):
         return
-    reserve = Reserve(channels=channels_of(machine))
     for plan, workload, name in zip(plans, workloads, names, strict=True):
-        needed = memory(plan, workload, DTYPES[workload.dtype or "bf16"], reserve)
+        needed = memory_on(machine, plan, workload)
         if not needed.fits(machine.compute.memory_bytes):
             there = f"the {machine.compute.memory_bytes / 1e9:.1f} of {machine.compute.name}"
             told = f"{needed.peak_bytes / 1e9:.1f} GB on rank {needed.rank}, more than {there}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,15 +55,14 @@ def _run(points: Points, hands: Workers, folder: Path, file: Path, made: dict[st
     from rich import progress as bars
     from rich.console import Console
 
-    from sim.sweeps.provenance import here
+    from sim.sweeps.provenance import this_run
     from sim.sweeps.run import again_killed, run_sweep
     from sim.sweeps.store import opened
 
-    run = {"command": " ".join(sys.argv), "date": datetime.now(UTC).isoformat(timespec="seconds"), **here()}
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
                bars.TimeElapsedColumn(), bars.TimeRemainingColumn())  # fmt: skip
     began = time.perf_counter()
-    with opened(folder, file.read_text(), made, run) as store:
+    with opened(folder, file.read_text(), made, this_run(" ".join(sys.argv))) as store:
         for part in store.damaged:
             print(f"{part} is damaged: its points are run again", file=sys.stderr)
         again_killed(store)

@@ -35,9 +35,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from sim.cluster import Cluster
+from sim.faults import CLOSED, faults
 from sim.schedule import Schedule
 from sim.search.check import (
     asks_quality,
@@ -57,7 +58,6 @@ from sim.sweeps.file import read_tables, sweep_of
 from sim.sweeps.point import build, read_sources
 from sim.sweeps.settings import in_si
 from sim.sweeps.sweep import NAMING, Sweep
-from sim.tables import readable
 from sim.vulnerability import Vulnerability
 from sim.workload import Workload
 
@@ -73,7 +73,7 @@ def _as_list(said: Any) -> Any:
 
 
 class _Base(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = CLOSED
     base: dict[str, Any]
     vulnerability: str | None = None
     seed: Seed = 0
@@ -193,7 +193,7 @@ def _shaped(kind: type[_File], tables: Mapping[str, Any], problems: list[str]) -
     try:
         return kind.model_validate(tables), set()
     except ValidationError as error:
-        problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in readable(error.errors())]
+        problems += faults(error.errors(), kind)
         wrong = {each["loc"][0] for each in error.errors()}
         sound = {key: value for key, value in tables.items() if key not in wrong}
         stand_in = {key: value for key, value in _STAND_IN.items() if key in wrong and key in kind.model_fields}

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sim.gpu import DTYPES, Gpu
 from sim.load import load_schedule
-from sim.memory import Reserve, channels_of, memory
+from sim.memory import memory_on
 from sim.output import whole_file
 from sim.schedule import Schedule
 from sim.search.file import LayersSearch, OrderSearch, Run, SettingsSearch
@@ -61,8 +60,7 @@ def seconds_of(run: Run) -> Callable[[Schedule], float]:
 
 def memory_bytes(schedule: Schedule, run: Run) -> float:
     """That the fullest rank needs."""
-    element_bytes = DTYPES[run.workload.dtype or "bf16"] if isinstance(run.cluster.compute, Gpu) else 4
-    return memory(schedule, run.workload, element_bytes, Reserve(channels=channels_of(run.cluster))).peak_bytes
+    return memory_on(run.cluster, schedule, run.workload).peak_bytes
 
 
 def cost_of(vulnerability: Vulnerability | None) -> Callable[[Schedule], float]:
@@ -202,8 +200,8 @@ def _improvements(search: OrderSearch, rows: list[Row], done: int) -> Iterator[I
 
 def _built(run: Run, settings: Mapping[str, Any]) -> Schedule:
     """The start with other settings.  Raises ValueError if there is none such, or it does not fit into memory."""
-    made, compute = with_settings(run.schedule, settings), run.cluster.compute
-    if settings and isinstance(compute, Gpu) and memory_bytes(made, run) > compute.memory_bytes:
+    made, has = with_settings(run.schedule, settings), run.cluster.memory_bytes
+    if settings and has is not None and memory_bytes(made, run) > has:
         raise ValueError("does not fit into the GPU's memory")
     return made
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from sim.cluster import Cluster
 from sim.cost import check_compute
-from sim.gpu import Gpu
 from sim.sweeps.point import Sources, build_model, build_schedule, build_workload, machine_tables
 
 _TRIES = 64
@@ -120,8 +119,6 @@ def point_problems(point: Settings, sources: Sources) -> list[str]:
         workload = build_workload(point, model, schedule, cluster.ranks, sources)
         workload.fits(schedule)
         check_compute(workload, cluster)
-        if workload.dtype is not None and isinstance(cluster.compute, Gpu):
-            cluster.compute.flops_per_s(workload.dtype)
     except (ValueError, OSError) as error:
         return [str(error)]
     if point.get("seed") is not None and not any(cluster.jitter.values()):

@@ -18,19 +18,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from sim.faults import CLOSED, faults
 from sim.sweeps.check import filter_problems, plan_problems, refused, setting_problems
 from sim.sweeps.point import read_sources
 from sim.sweeps.settings import HOUSES, in_si, setting_kind, value_problem
 from sim.sweeps.sweep import NAMING, Axis, Plan, Sweep
-from sim.tables import readable
-
-_CLOSED = ConfigDict(extra="forbid")
 
 
 class _Range(BaseModel):
-    model_config = _CLOSED
+    model_config = CLOSED
     low: float | str
     high: float | str
     count: Annotated[int, Field(ge=2)] | None = None
@@ -39,7 +37,7 @@ class _Range(BaseModel):
 
 
 class _File(BaseModel):
-    model_config = _CLOSED
+    model_config = CLOSED
     base: dict[str, Any] = Field(default_factory=dict)
     axes: dict[str, Any] = Field(default_factory=dict)
     plan: Plan = Plan()
@@ -84,8 +82,7 @@ def _sections(tables: Any, path: Path | str, problems: list[str]) -> tuple[_File
     try:
         file = _File.model_validate(tables)
     except ValidationError as error:
-        lines = readable(error.errors())
-        problems += [line.replace("Extra inputs are not permitted", "unknown key") for line in lines]
+        problems += faults(error.errors(), _File)
         faulty = {each["loc"][0] for each in error.errors()}
         file = _File.model_validate({key: value for key, value in tables.items() if key not in faulty})
     if not file.axes and "axes" not in faulty:
@@ -147,7 +144,7 @@ def _ranged(place: str, key: str, said: dict[str, Any], grid: bool, problems: li
     try:
         made = _Range.model_validate(said)
     except ValidationError as error:
-        problems += [f"{place}.{line}" for line in readable(error.errors())]
+        problems += [f"{place}.{line}" for line in faults(error.errors(), _Range)]
         return
     low, high = (_si(f"{place}.{end}", key, getattr(made, end), problems) for end in ("low", "high"))
     whole = made.whole or (value_problem(key, 1) == "" and setting_kind(key) == "int64")

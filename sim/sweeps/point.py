@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.cluster import Cluster, cluster_tables
+from sim.faults import meant_by
 from sim.gpu import Gpu
 from sim.load import load_schedule
 from sim.mesh import Mesh
@@ -158,7 +159,7 @@ def _at(tables: Any, path: list[str], key: str, value: Any, times: bool) -> Any:
     if name == "*" and names:
         return {each: _at(inner, rest, key, value, times) for each, inner in tables.items()}
     if name not in names and not open_ended:
-        raise ValueError(f"{key}: there is no {name}; there are {', '.join(names) or 'no keys here'}")
+        raise ValueError(f"{key}: there is no {name}; {meant_by(name, names)}")
     return {**tables, name: _at(tables.get(name), rest, key, value, times)}
 
 

@@ -1,4 +1,4 @@
-"""What made a part of results: which version of the program, where, with which libraries.
+"""What made a part of results: which version of the program, by which command, when, where, with which libraries.
 
 It knows names and versions; it refuses to know results."""
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError
@@ -48,6 +49,12 @@ def _content(folder: Path) -> str:
     for file in sorted(each for each in folder.rglob("*") if each.suffix in (".py", ".yaml", ".json")):
         content.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
     return content.hexdigest()
+
+
+def this_run(command: str, *libraries: str) -> dict[str, str]:
+    """What is noted of a run: command, date, machine, versions of what computes and of more `libraries`."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command, "date": date, **here(), **{name: of(name) for name in libraries}}
 
 
 @cache

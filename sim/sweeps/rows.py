@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost import computes_in
 from sim.gpu import DTYPES
 from sim.memory import channels
 from sim.schedule import Schedule
@@ -150,10 +151,9 @@ def _of_machine(
     """Bytes of an element; and channels of a communicator to each peer, of each of `size` machines."""
     compute, key = tables["compute"], "interference.multiprocessors"
     share = _number(tables.get("interference", {}).get("multiprocessors", 0.0), key, changes, size)
-    if "peak" not in compute:
-        return 4, channels(share, 0)
-    each = _number(compute["multiprocessors"], "compute.multiprocessors", changes, size)
-    return DTYPES[workload.dtype or "bf16"], channels(share, each)
+    on_gpu = "peak" in compute
+    each = _number(compute["multiprocessors"], "compute.multiprocessors", changes, size) if on_gpu else 0
+    return DTYPES[computes_in(workload, on_gpu)], channels(share, each)
 
 
 def _number(value: float, key: str, changes: Mapping[str, npt.NDArray[Any]], size: int) -> npt.NDArray[np.float64]:

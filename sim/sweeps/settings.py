@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sim.compose import Settings
+from sim.faults import unknown_key
 from sim.gpu import DTYPES
 from sim.units import quantity
 from sim.workload import WIRES, ModelShape
@@ -95,15 +96,16 @@ def value_problem(key: str, value: Any) -> str:
     if key in Plain.model_fields:
         return _plain_problem(key, value)
     if not key.startswith(HOUSES):
-        known = [*Plain.model_fields, "schedule.*", "model.*", "cluster.*", "times.cluster.*"]
-        return f"there is no such setting; there are {', '.join(known)}"
+        return unknown_key(
+            key, value, [*Plain.model_fields, *(f"{house}KEY" for house in HOUSES[:-1]), "times.cluster.KEY"]
+        )
     if "" in key.split("."):
         return f"{key!r} names nothing: a name is missing before or behind a dot"
     if key.startswith(("schedule.", "model.")):
         house, _, name = key.partition(".")
         known = [each.name for each in fields(Settings) if each.metadata] if house == "schedule" else _SHAPE
         if name not in known:
-            return f"{house}s have no {name}; there are {', '.join(known)}"
+            return unknown_key(name, value, known)
         return _kind_problem(setting_kind(key), value)
     if key.startswith(TIMES) and not key.startswith("times.cluster."):
         return "only numbers of the cluster can be multiplied: times.cluster.KEY"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sim.faults import CLOSED
 from sim.sweeps.point import Sources
 from sim.sweeps.settings import DEFAULTS, setting_kind
 
@@ -24,7 +25,7 @@ NAMING = {"cluster": "clusters", "model": "models", "schedule": "schedules", "ro
 class Plan(BaseModel):
     """How points are drawn: a grid has every combination; the others draw `points` of them, seeded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(**CLOSED, frozen=True)
     kind: Literal["grid", "random", "latin", "sobol"] = "grid"
     points: Annotated[int, Field(ge=1, le=10**7)] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None

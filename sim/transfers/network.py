@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, TypeGuard
 
+from sim.faults import CLOSED
 from sim.transfers.measured_links import Factors, factor_problems
 
 ALL_TO_ALLS = ("direct", "hierarchical")
-_CLOSED = {"extra": "forbid"}  # pydantic: a key that a noun does not have is an error
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Resource:
     latency_s: float = 0.0
     duplex: bool = True
     source: str = ""
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Route:
     via: tuple[str, ...]
     weight: float = 1.0
     source: str = ""
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Network:
     buffered: bool = False
     factors: Factors = field(default_factory=dict)
     source: str = ""
-    __pydantic_config__ = _CLOSED
+    __pydantic_config__ = CLOSED
 
     def __post_init__(self) -> None:
         tables = asdict(self)
