@@ -56,7 +56,7 @@ def measure(
     found = _plan(plan)
     changed = {"backend": backend, "ranks": ranks, "model": model, "images": images, "dtype": dtype, "wire": dtype}
     found = replace(found, schedules=(), **{key: value for key, value in changed.items() if value is not None})  # type: ignore[arg-type]
-    found, start = _joined(found, ranks, backend)
+    found, start = _joined(found, ranks, backend, planned=plan is not None)
     found = _lasting(found.quick() if quick else found, rounds)
     console, (timeout_s, calm) = Console(), _waits(timeout, patience)
     bundle = carry_out(found, out, console, timeout_s=timeout_s, patience=calm, start=start)
@@ -81,7 +81,7 @@ def compare(
         return _compare_traces(*plan)
     if len(plan) != 1 or out is None:
         raise ValueError("compare takes a plan and --out FOLDER, or two traces")
-    found, start = _joined(_lasting(_plan(plan[0]), rounds))
+    found, start = _joined(_lasting(_plan(plan[0]), rounds), planned=True)
     console, (timeout_s, calm) = Console(), _waits(timeout, patience)
     carry_out(found, out, console, timeout_s=timeout_s, patience=calm, start=start)
     if _leads():
@@ -112,8 +112,8 @@ def fit(
     if ranks is not None and ranks not in plan.teams:
         measured = ", ".join(map(str, plan.teams)) or "no fewer than all"
         raise ValueError(f"--ranks {ranks}: of {plan.ranks} ranks, transfers were measured among {measured}")
-    for rate in plan.rates:
-        found = fit_of(samples, plan, rate, bundle.machine, ranks or 0)
+    fits = [fit_of(samples, plan, rate, bundle.machine, ranks or 0) for rate in plan.rates]
+    for rate, found in zip(plan.rates, fits, strict=True):
         path = (out or folder) / f"cluster-{rate_name(rate)}{f'-{ranks}-ranks' if ranks else ''}.yaml"
         found.cluster.save(path)
         console.print(f"{path}: {found.cluster.name}")
@@ -203,10 +203,13 @@ def _lasting(plan: Plan, rounds: int | None) -> Plan:
     return plan if rounds is None else replace(plan, rounds=rounds)
 
 
-def _joined(plan: Plan, ranks: int | None = None, backend: str | None = None) -> tuple[Plan, Start | None]:
+def _joined(
+    plan: Plan, ranks: int | None = None, backend: str | None = None, planned: bool = False
+) -> tuple[Plan, Start | None]:
     """The plan for the ranks that torchrun started, and how they come together; as it is without torchrun.
 
-    With GPUs these are over NCCL, whose links are as they are."""
+    With GPUs these are over NCCL, whose links are as they are.  ranks, backend: as the command line says; planned: a
+    file says how many ranks there are."""
     from calibration.plan import AS_THEY_ARE, Plan
     from realrun.backend import DEFAULT
     from realrun.joined import joined, started_by_torchrun
@@ -217,6 +220,8 @@ def _joined(plan: Plan, ranks: int | None = None, backend: str | None = None) ->
     world, here = int(os.environ["WORLD_SIZE"]), backend_of_torchrun()
     if ranks is not None:
         raise ValueError(f"--ranks {ranks} has no effect under torchrun, which started {world}")
+    if planned and plan.ranks != world:
+        raise ValueError(f"the plan is for {plan.ranks} ranks, and torchrun started {world}")
     if plan.backend != here and (backend is not None or plan.backend != DEFAULT):
         raise ValueError(f"backend {plan.backend} has no effect under torchrun, whose ranks are {here} here")
     if here != plan.backend:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calibration import results
-from calibration.bundle import Bundle
+from calibration.bundle import META, Bundle
 from calibration.cells import Cell
 from calibration.digits import draw_digits
 from calibration.plan import Plan, rate_name
@@ -20,6 +20,7 @@ from calibration.results import Results
 from calibration.samples import Sample
 from calibration.session import Patience, carry_out
 from realrun.backend import load_backend
+from sim.output import LOCK, refuse_strangers
 from sim.perfetto import write_perfetto
 from sim.timeline import draw_timeline, save_figure
 from sim.units import readable
@@ -35,6 +36,7 @@ PLAN = Plan(
 def demo(plan: Plan, folder: Path, console: Console, timeout_s: float = 60.0) -> list[Cell]:
     """Runs `plan`, all of it anew, and writes bundle, clusters, results, pictures and trace into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_strangers(folder / "bundle", META, "bundle", but=(LOCK,))
     shutil.rmtree(folder / "bundle", ignore_errors=True)
     bundle = carry_out(plan, folder / "bundle", console, timeout_s=timeout_s, patience=Patience(tries=1, seconds=0.0))
     with console.status("predicting") as status:

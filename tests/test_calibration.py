@@ -245,6 +245,14 @@ def test_the_main_job_in_small(tmp_path: Path) -> None:
     assert any("measured" in name for name in processes)
 
 
+def test_the_main_job_removes_no_folder_but_its_own(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match=r"holds thesis\.txt, and no bundle"):
+        demo(Plan(), tmp_path, Console(quiet=True))
+    assert (tmp_path / "bundle" / "thesis.txt").read_text() == "years"
+
+
 def test_an_unwritable_folder_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     outcome = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "file" / "below")])

@@ -145,6 +145,8 @@ def test_options_without_effect_or_sense_are_errors(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "backend staged has no effect under torchrun" in said("measure", out, "--backend=staged")
+    (plan := tmp_path / "plan.yaml").write_text(str(replace(SMALL, ranks=4)))
+    assert "the plan is for 4 ranks, and torchrun started 2" in said("compare", plan, out)
     assert "--patience 99 should be below --timeout 60" in said("measure", out, "--patience=99")
     assert not (tmp_path / "bundle").exists()
 
