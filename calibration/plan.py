@@ -35,8 +35,6 @@ from sim.units import quantity
 from sim.units import readable as in_words
 from sim.workload import Workload
 
-CALIBRATING = ("compute", "transfers", "queue", "together")
-
 
 @dataclass(frozen=True)
 class Job:
