@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING
 
 from sim.limits import missed
 from sim.load import load_schedule
+from sim.option import Asked, Option
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.sweeps.facts import FactBook
 from sim.vectorised.engines import Case, evaluate
-
-if TYPE_CHECKING:
-    from sim.advise import Asked, Option
 
 SOUGHT = 5  # schedules whose steps are sought for a limit: those that promise most
 
