@@ -27,7 +27,7 @@ import numpy as np
 from realrun.backend import load_backend
 from realrun.run import Settings
 from sim.faults import CLOSED, faults_told
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.models import load_model
 from sim.schedule import Schedule
 from sim.tables import read_table, table_text
@@ -144,8 +144,7 @@ class Plan:
 
     def schedule(self, text: str) -> Schedule:
         """One of its schedules, as ops."""
-        model = self.workload.model
-        return load_schedule(text, self.steps, model.layers, top_k=model.top_k)
+        return load_for(text, self.steps, self.workload.model)
 
     def quick(self) -> Plan:
         """A smaller one: one round, two batch sizes, full load only."""

@@ -20,7 +20,7 @@ from sim.cost import check_compute, computes_in, element_bytes_of
 from sim.fewer import fewer_steps, shortened
 from sim.gpu import Gpu
 from sim.limits import missed
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.memory import channels_of
 from sim.option import Asked, Option, rounds
 from sim.rivals import contenders
@@ -87,8 +87,7 @@ def _is_stale(plan: Schedule) -> bool:
 
 
 def _plan(asked: Asked, source: str) -> Schedule:
-    model = asked.workload.model
-    return load_schedule(source, asked.steps, model.layers, top_k=model.top_k)
+    return load_for(source, asked.steps, asked.workload.model)
 
 
 def _option(asked: Asked, one: _Candidate, book_of: Callable[[Schedule], FactBook], tell: Tell) -> Option | None:

@@ -13,7 +13,7 @@ from functools import cache
 from math import ceil
 
 from sim.limits import missed
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.option import Asked, Option
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
@@ -59,8 +59,7 @@ class _Shorter:
 
     def _plan(self, source: str, steps: int) -> Schedule:
         self._tell(shortened(source, steps))
-        model = self._asked.workload.model
-        return load_schedule(source, steps, model.layers, top_k=model.top_k)
+        return load_for(source, steps, self._asked.workload.model)
 
     def _found_makespan_s(self, source: str, steps: int) -> float:
         try:
