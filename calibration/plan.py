@@ -28,7 +28,7 @@ import numpy as np
 from realrun.backend import load_backend
 from realrun.run import Settings, check_fit
 from sim.faults import CLOSED, faults_told
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.models import load_model
 from sim.schedule import Schedule
 from sim.tables import read_table, table_text
@@ -38,7 +38,6 @@ from sim.workload import Workload
 
 AS_THEY_ARE = math.inf  # the rate of links that nobody keeps to one; in a file: .inf
 MOST_ROUNDS = 1000
-CALIBRATING = ("compute", "transfers", "queue", "together")
 
 
 @dataclass(frozen=True)
@@ -182,8 +181,7 @@ class Plan:
 
     def schedule(self, text: str) -> Schedule:
         """One of its schedules, as ops."""
-        model = self.workload.model
-        return load_schedule(text, self.steps, model.layers, top_k=model.top_k)
+        return load_for(text, self.steps, self.workload.model)
 
     def quick(self) -> Plan:
         """A smaller one: one round, two batch sizes, full load only."""

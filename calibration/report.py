@@ -25,9 +25,6 @@ from sim.tables import numbers as flat
 from sim.units import readable
 
 _CORRELATED = 0.9
-Sized = tuple[
-    Array, Array, Array
-]  # features [sample, coefficient], seconds [sample], what is left out together [sample]
 
 
 def write(bundle: Bundle, path: Path) -> None:

@@ -17,7 +17,7 @@ from realrun.cli_measure import classifier, vulnerability
 from realrun.cli_quality import emulate, quality
 from realrun.cli_train import train
 from realrun.cli_weights import File, Guidance, Model, Picture, Vae, about, choose, paint, refuse_undrawable
-from sim.load import load_schedule, only, sources
+from sim.load import load_for, only, sources
 from sim.output import refuse_unwritable
 from sim.terminal import end_orderly, run_app
 from sim.units import quantity, readable
@@ -107,7 +107,7 @@ def run(
     settings = Settings(seed, dtype, chosen.guidance, link_bytes_per_s=rate, profile=profiles)
     world = _world(ranks)
     workload = Workload(chosen.shape, world, images, wire or dtype)
-    plan = load_schedule(only(sources(schedule)), steps, workload.model.layers, top_k=workload.model.top_k)
+    plan = load_for(only(sources(schedule)), steps, workload.model)
     check_fit(plan, workload, settings, world)
     made = _run(plan, workload, settings, chosen.weights, timeout)
     if made is None:  # under torchrun the first rank speaks for all

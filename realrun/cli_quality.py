@@ -12,7 +12,7 @@ import typer
 
 from realrun.cli_weights import File, Guidance, Picture, Vae, choose, refuse_undrawable
 from realrun.progress import progress
-from sim.load import load_schedule, sources
+from sim.load import load_for, sources
 from sim.output import refuse_unwritable, whole_file
 from sim.workload import MODELS, Workload
 
@@ -181,7 +181,7 @@ def _check(asked: Sequence[tuple[str, int]], chosen: Chosen, question: Question)
         raise ValueError(f"wire: float32 rows gain nothing from travelling as {shares.wire}")
     workload = Workload(shape, shares.ranks, shares.images, shares.wire or "float32")
     for source, steps in asked:
-        workload.fits(replace(load_schedule(source, steps, shape.layers, top_k=shape.top_k), policy=None))
+        workload.fits(replace(load_for(source, steps, shape), policy=None))
 
 
 def table(found: Sequence[Quality], seconds: Sequence[float]) -> list[str]:

@@ -8,9 +8,9 @@ came back are counted, and freed, slot by slot ("C3.1:0"): where a slot is used 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -47,12 +47,6 @@ def peak_bytes(held: Iterable[Held]) -> dict[str, int]:
         if sum(now.values()) > sum(most.values()):
             most = {what: n for what, n in now.items() if n}
     return most
-
-
-class _BySlot(Protocol):
-    """Rows of several slots."""
-
-    def only(self, slots: Sequence[int]) -> Any: ...
 
 
 @dataclass

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sim.cluster import Cluster
 from sim.engine import simulate
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.models import load_model
 from sim.workload import ModelShape, Workload
 
@@ -37,8 +37,7 @@ class Clock:
     def seconds(self, source: str, steps: int) -> float:
         """Until the last image is done."""
         if (source, steps) not in self._known:
-            model = self.workload.model
-            schedule = load_schedule(source, steps, model.layers, top_k=model.top_k)
+            schedule = load_for(source, steps, self.workload.model)
             self._known[source, steps] = simulate(schedule, self.workload, self.cluster).makespan_s
         return self._known[source, steps]
 

@@ -22,7 +22,7 @@ from realrun.frechet import Moments, frechet
 from realrun.intervals import interval
 from realrun.makers import Makers, Task
 from realrun.run import Settings, inputs
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.schedule import Schedule
 
 Tell = Callable[[int], None]  # called with how many more images are done
@@ -96,7 +96,7 @@ class Judge:
     def schedule(self, source: str, steps: int | None = None) -> Schedule:
         """The schedule `source` on the makers' model; with other steps than the question's if given."""
         shape = self.make.shape
-        return load_schedule(source, steps or self.question.steps, shape.layers, top_k=shape.top_k)
+        return load_for(source, steps or self.question.steps, shape)
 
     def labels(self, seed: int) -> Tensor:
         """What the images of a seed should show."""

@@ -25,7 +25,8 @@ from realrun.parameters import Weights, load, random_state
 from realrun.profile import profile_path, profiled
 from realrun.rank import RankContext
 from realrun.stand_in import TIMED, idle
-from sim.routing import Records, Routing
+from sim.records import Records
+from sim.routing import Routing
 from sim.schedule import Op, Schedule
 from sim.trace import HOSTS, Trace
 from sim.workload import WIRES, ModelShape, Workload

@@ -7,8 +7,9 @@ Names are imported when they are first used, so that `import sim` is quick and n
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sim.lazy import lazily
 
 if TYPE_CHECKING:
     from sim.cluster import Cluster
@@ -16,20 +17,23 @@ if TYPE_CHECKING:
     from sim.load import load_schedule
     from sim.routing import Routing
     from sim.schedule import Op, Schedule, ScheduleError
+    from sim.schedules import SCHEDULES
     from sim.trace import Trace
     from sim.workload import MODELS, ModelShape, Workload
 
-_HOMES = {
-    "sim.cluster": ("Cluster",),
-    "sim.engine": ("simulate",),
-    "sim.schedule": ("Op", "Schedule", "ScheduleError"),
-    "sim.load": ("load_schedule",),
-    "sim.schedules": ("SCHEDULES",),
-    "sim.trace": ("Trace",),
-    "sim.routing": ("Routing",),
-    "sim.workload": ("MODELS", "ModelShape", "Workload"),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__getattr__ = lazily(
+    __name__,
+    {
+        "sim.cluster": ("Cluster",),
+        "sim.engine": ("simulate",),
+        "sim.schedule": ("Op", "Schedule", "ScheduleError"),
+        "sim.load": ("load_schedule",),
+        "sim.schedules": ("SCHEDULES",),
+        "sim.trace": ("Trace",),
+        "sim.routing": ("Routing",),
+        "sim.workload": ("MODELS", "ModelShape", "Workload"),
+    },
+)
 __all__ = [
     "MODELS",
     "SCHEDULES",
@@ -44,9 +48,3 @@ __all__ = [
     "load_schedule",
     "simulate",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sim' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)

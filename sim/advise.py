@@ -9,29 +9,26 @@ quality is a mean age, or what a vulnerability's file estimates (sim/vulnerabili
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.cluster import Cluster
 from sim.cluster_text import sources_of, unsourced
 from sim.cost import check_compute, computes_in, element_bytes_of
 from sim.fewer import fewer_steps, shortened
 from sim.gpu import Gpu
-from sim.limits import Limits, missed
-from sim.load import load_schedule
+from sim.limits import missed
+from sim.load import load_for
 from sim.memory import channels_of
+from sim.option import Asked, Option, rounds
 from sim.rivals import contenders
 from sim.schedule import Schedule
-from sim.sweeps.facts import FactBook, Facts
+from sim.sweeps.facts import FactBook
 from sim.vectorised.engines import Case, evaluate
-from sim.vulnerability import Vulnerability
 from sim.workload import WIRES, Workload
 
-Array = npt.NDArray[np.float64]
 SURE = 0.95  # share of draws in which one has to be faster than another to be called so
 STALE = (
     "displaced", "displaced stride=5", "displaced synchronous=deep", "interweaved", "interweaved stride=5",
@@ -40,73 +37,6 @@ STALE = (
 )  # fmt: skip
 PATCHES = ("patch_parallel", "distrifusion")
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Option:
-    """One schedule on the machine: seconds [draw], the first undrawn; why it is here; what speaks against it."""
-
-    name: str
-    why: str
-    schedule: Schedule
-    workload: Workload
-    seconds: Array
-    engine: str
-    facts: Facts
-    quality: float | None
-    against: tuple[str, ...]
-
-    @property
-    def makespan_s(self) -> float:
-        """With the cluster's numbers as they stand."""
-        return float(self.seconds[0])
-
-    @property
-    def interval_s(self) -> tuple[float, float]:
-        """The middle 90 % of draws."""
-        low, high = np.quantile(self.seconds, [0.05, 0.95])
-        return float(low), float(high)
-
-    @property
-    def images_per_s(self) -> float:
-        """Of all ranks."""
-        return self.workload.images_in_all / self.makespan_s
-
-    @property
-    def source(self) -> str:
-        """What `load_schedule` reads: the name without the wire or the steps that stand after it."""
-        return self.name.partition(", ")[0]
-
-    @property
-    def unpriced(self) -> tuple[str, ...]:
-        """What of it costs images something that is in none of its numbers."""
-        costs = {
-            "rounded rows": _rounds(self.workload, self.facts),
-            "stale keys and values": self.facts.oldest_attention_steps > 0,
-            "fewer steps": self.why == "fewer steps" and self.quality is None,
-        }
-        return tuple(what for what, costly in costs.items() if costly)
-
-    def in_time(self, latency_s: float) -> float:
-        """Share of draws in which it takes no longer."""
-        return float(np.mean(self.seconds <= latency_s))
-
-    def faster_than(self, other: Option) -> float:
-        """Share of draws in which it is; ties count half."""
-        return float(np.mean((self.seconds < other.seconds) + 0.5 * (self.seconds == other.seconds)))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Who asks for what.  also: sources of further candidates; draws: factors by setting (sim/inputs.py)."""
-
-    workload: Workload
-    cluster: Cluster
-    steps: int
-    limits: Limits
-    draws: Mapping[str, Array]
-    vulnerability: Vulnerability | None = None
-    also: tuple[str, ...] = ()
 
 
 def advise(asked: Asked, tell: Tell = lambda name: None) -> list[Option]:
@@ -151,19 +81,13 @@ def _fewer(asked: Asked, options: Sequence[Option], tell: Tell) -> Iterator[_Can
         yield _Candidate(shortened(source, plan.steps), "fewer steps", plan, asked.workload)
 
 
-def _rounds(workload: Workload, facts: Facts) -> bool:
-    """Whether anything travels that is rounded to a byte an element."""
-    return WIRES[workload.wire].element_bytes == 1 and facts.sent_bytes > 0
-
-
 def _is_stale(plan: Schedule) -> bool:
     added = any(age for layers in plan.staleness() for slots in layers for age in slots)
     return added or any(map(any, plan.attention_staleness()))
 
 
 def _plan(asked: Asked, source: str) -> Schedule:
-    model = asked.workload.model
-    return load_schedule(source, asked.steps, model.layers, top_k=model.top_k)
+    return load_for(source, asked.steps, asked.workload.model)
 
 
 def _option(asked: Asked, one: _Candidate, book_of: Callable[[Schedule], FactBook], tell: Tell) -> Option | None:
@@ -179,9 +103,9 @@ def _option(asked: Asked, one: _Candidate, book_of: Callable[[Schedule], FactBoo
         return None
     book = book_of(one.schedule)
     facts = book.facts(one.workload, element_bytes_of(one.workload, asked.cluster), channels_of(asked.cluster))
-    rounds = _rounds(one.workload, facts)
-    why = "fewer bytes" if rounds and one.why == "exact" else one.why
-    costs = None if rounds else asked.vulnerability  # which knows ages and steps alone
+    rounded = rounds(one.workload, facts)
+    why = "fewer bytes" if rounded and one.why == "exact" else one.why
+    costs = None if rounded else asked.vulnerability  # which knows ages and steps alone
     quality = None if costs is None else book.quality(one.workload, costs)
     against = tuple(missed(asked.limits, float(outcome.makespan_s[0]), facts, quality))
     return Option(one.name, why, one.schedule, one.workload, outcome.makespan_s, str(outcome.engine[0]), facts,

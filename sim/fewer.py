@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from math import ceil
-from typing import TYPE_CHECKING
 
 from sim.limits import missed
-from sim.load import load_schedule
+from sim.load import load_for
+from sim.option import Asked, Option
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.sweeps.facts import FactBook
 from sim.vectorised.engines import Case, evaluate
-
-if TYPE_CHECKING:
-    from sim.advise import Asked, Option
 
 SOUGHT = 5  # schedules whose steps are sought for a limit: those that promise most
 
@@ -62,8 +59,7 @@ class _Shorter:
 
     def _plan(self, source: str, steps: int) -> Schedule:
         self._tell(shortened(source, steps))
-        model = self._asked.workload.model
-        return load_schedule(source, steps, model.layers, top_k=model.top_k)
+        return load_for(source, steps, self._asked.workload.model)
 
     def _found_makespan_s(self, source: str, steps: int) -> float:
         try:

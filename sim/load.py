@@ -12,11 +12,14 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.compose import Settings, compose
 from sim.schedule import Schedule, ScheduleError
 from sim.schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from sim.shape import ModelShape
 
 _SAID = ("steps", "layers", "top_k", "micro_batches", "pieces", "experts")  # what a text says of itself
 _SIZES = {  # what is no setting, and where it is said
@@ -71,6 +74,11 @@ def load_schedule(
     if path.endswith(".py"):
         return _called(path, function, steps, layers, settings)
     return _passed(path, _read(path, text), {"steps": steps, "layers": layers, **settings})
+
+
+def load_for(source: str, steps: int | None, model: ModelShape) -> Schedule:
+    """`load_schedule`, for a network: with its layers, and its experts a token."""
+    return load_schedule(source, steps, model.layers, top_k=model.top_k)
 
 
 def _pair(source: str, word: str) -> tuple[str, str]:

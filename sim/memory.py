@@ -112,23 +112,13 @@ def channel_bytes(schedule: Schedule, workload: Workload) -> float:
     return float((len(schedule.streams) - 1) * (workload.mesh_of(schedule).group_ranks - 1) * _P2P_BYTES)
 
 
-def persistent_bytes(schedule: Schedule, workload: Workload, step: int, element_bytes: int = 2) -> dict[str, Array]:
-    """What is kept from `step` into the next: what for -> bytes [rank].
-
-    `workload` must have been fitted to the schedule (`Workload.fits`)."""
-    return _together(schedule.persistent(step), schedule, workload, element_bytes)
-
-
-def alive_bytes(schedule: Schedule, workload: Workload, position: int, element_bytes: int = 2) -> dict[str, Array]:
-    """What waits between ops while the op at `position` runs: what for -> bytes [rank].
-
-    `workload` must have been fitted to the schedule (`Workload.fits`)."""
-    return _together(schedule.alive(position), schedule, workload, element_bytes)
-
-
-def _together(
-    buffers: Iterable[Buffer], schedule: Schedule, workload: Workload, element_bytes: int
+def buffer_bytes(
+    buffers: Iterable[Buffer], schedule: Schedule, workload: Workload, element_bytes: int = 2
 ) -> dict[str, Array]:
+    """What some buffers of `schedule` take together (those of `Schedule.persistent` or `alive`): what for -> bytes
+    [rank].
+
+    `workload` must have been fitted to the schedule (`Workload.fits`)."""
     total: dict[str, Array] = defaultdict(lambda: np.zeros(workload.ranks))
     for buffer in buffers:
         total[buffer.what] += _buffer_elements(buffer, schedule, workload) * element_bytes

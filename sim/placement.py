@@ -97,12 +97,6 @@ def _nearest(src: int, holders: Sequence[int], near: int) -> Sequence[int]:
 # ------------------------------------------------------------------------------------------- kinds of placement
 
 
-def round_robin(experts: int, ranks: int) -> Placement:
-    """Expert e on rank e mod ranks.  Raises ValueError if they do not divide."""
-    _refuse_uneven(experts, ranks)
-    return Placement(ranks, (tuple((e % ranks,) for e in range(experts)),), source="round robin")
-
-
 def contiguous(experts: int, ranks: int) -> Placement:
     """The first experts on rank 0, and so on, as checkpoints are usually cut.  Raises ValueError if uneven."""
     _refuse_uneven(experts, ranks)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from sim.cluster import Cluster
 from sim.engine import simulate
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.memory import Memory, memory_on
 from sim.schedule import Schedule
 from sim.trace import Trace
@@ -94,7 +94,7 @@ def _fewer_steps(rival: Rival, sync: Rival, workload: Workload, cluster: Cluster
 
 
 def _plan(source: str, steps: int, workload: Workload) -> Schedule:
-    return load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k)
+    return load_for(source, steps, workload.model)
 
 
 def _rival(name: str, why: str, plan: Schedule, workload: Workload, cluster: Cluster, tell: Tell) -> Rival:

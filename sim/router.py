@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.routing import Records
+from sim.records import Records
 
 if TYPE_CHECKING:
-    from sim.workload import ModelShape
+    from sim.shape import ModelShape
 
 Floats = npt.NDArray[np.float32]
 _SAMPLE = 384  # tokens recorded on a rank, about: 48 groups of 8 experts, which 2, 3, 4, 6, 8 micro-batches can share

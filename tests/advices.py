@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sim.advise import Asked
 from sim.cluster import Cluster
 from sim.inputs import drawn, inputs_of
 from sim.limits import Limits
+from sim.option import Asked
 from sim.vulnerability import Vulnerability
 from sim.workload import MODELS, Workload
 

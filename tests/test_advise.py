@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from advices import CLUSTER, COSTS, MODEL, asked
 
-from sim.advise import Option, advise, evidence, verdicts
+from sim.advise import advise, evidence, verdicts
 from sim.cluster import Cluster
 from sim.engine import simulate
 from sim.memory import memory
+from sim.option import Option
 from sim.sweeps.facts import FactBook
 from sim.vulnerability import quality_cost
 from sim.workload import Workload

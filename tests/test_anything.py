@@ -18,7 +18,7 @@ from realrun.run import Settings, run
 from realrun.verify import difference
 from sim.describe import describe
 from sim.engine import simulate
-from sim.memory import memory, persistent_bytes
+from sim.memory import buffer_bytes, memory
 from sim.schedule import Schedule
 from sim.workload import Workload
 
@@ -91,7 +91,7 @@ def test_what_is_kept_from_step_to_step_is_what_was_predicted_to_the_byte(seed: 
     routed = replace(workload, routing=made.routing).fits(schedule)
     for step in range(schedule.steps - 1):
         border = schedule.position[f"P{step + 1}"]
-        predicted = persistent_bytes(schedule, routed, step, element_bytes=8)
+        predicted = buffer_bytes(schedule.persistent(step), schedule, routed, element_bytes=8)
         for rank, held in enumerate(made.held):
             measured: dict[str, int] = {}
             for one in held:

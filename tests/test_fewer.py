@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from advices import CLUSTER, COSTS, MODEL, asked
 
-from sim.advise import Option, advise
+from sim.advise import advise
 from sim.engine import simulate
 from sim.fewer import furthest_kept
 from sim.load import load_schedule
+from sim.option import Option
 from sim.vulnerability import quality_cost
 from sim.workload import Workload
 

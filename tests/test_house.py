@@ -24,6 +24,7 @@ NOUNS = (
     "schedule",
     "schedules",
     "load",
+    "records",
     "routing",
     "workload",
     "trace",

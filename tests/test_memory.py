@@ -14,7 +14,7 @@ from sim.cli import app
 from sim.cluster import Cluster
 from sim.kernels import parameters
 from sim.load import load_schedule
-from sim.memory import Reserve, alive_bytes, channels_of, memory, most_images
+from sim.memory import Reserve, buffer_bytes, channels_of, memory, most_images
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.workload import MODELS, Workload
@@ -101,7 +101,7 @@ def test_buffers_at_the_peak_are_those_alive_there_one_by_one(spec: str) -> None
         workload, routing=Routing.skewed(workload.model, 2, workload.tokens, 6, imbalance=1.5, keep=0.6, seed=1)
     )
     found = memory(schedule, routed, reserve=NOTHING)
-    alive = alive_bytes(schedule, routed.fits(schedule), schedule.position[found.at])
+    alive = buffer_bytes(schedule.alive(schedule.position[found.at]), schedule, routed.fits(schedule))
     for what, size in alive.items():
         assert found.bytes_of.get(what, 0.0) == pytest.approx(size[found.rank]), what
 

@@ -30,7 +30,7 @@ from sim.cluster import COMPUTE_KINDS, Cluster, Link, Rate
 from sim.engine import simulate
 from sim.load import load_schedule
 from sim.mesh import Mesh
-from sim.placement import round_robin
+from sim.placement import contiguous
 from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
@@ -135,7 +135,7 @@ def test_recorded_tokens_are_in_the_order_of_the_forward(ranks: Ranks) -> None:
     ("changes", "message"),
     [
         ({"mesh": Mesh(data=2)}, "mesh: real ranks are one group"),
-        ({"placement": round_robin(8, 2)}, "placement: real ranks are one group"),
+        ({"placement": contiguous(8, 2)}, "placement: real ranks are one group"),
         ({"dtype": "bf16"}, "workload: dtype=bf16 has no effect on real ranks"),
         ({"grouped": True}, "workload: grouped=True has no effect on real ranks"),
         ({"guidance": False}, "guidance=False: real runs always compute both halves"),

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.engine import simulate
-from sim.routing import Records, Routing
+from sim.records import Records
+from sim.routing import Routing
 from sim.schedule import Schedule
 from sim.schedules import SCHEDULES
 from sim.workload import MODELS, ModelShape, Workload

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sim.cli import main
-from sim.routing import Records, Routing
+from sim.records import Records
+from sim.routing import Routing
 from sim.similarity import Similarity, by_lag
 from sim.workload import MODELS
 

@@ -11,7 +11,7 @@ import numpy as np
 from calibration.reproduction.machine import MODEL, PRESET, Doubt, workload
 from sim.cluster import Cluster
 from sim.gpu import Gpu
-from sim.load import load_schedule
+from sim.load import load_for
 from sim.memory import memory, most_images
 from sim.rivals import contenders
 from sim.schedule import Schedule
@@ -46,7 +46,7 @@ def table(tell: Tell) -> dict[str, list[Row]]:
 
 
 def _plan(source: str, steps: int = STEPS) -> Schedule:
-    return load_schedule(source, steps, MODEL.layers, top_k=MODEL.top_k)
+    return load_for(source, steps, MODEL)
 
 
 def _rows(name: str, why: str, plan: Schedule, work: Workload, cluster: Cluster) -> dict[str, Row]:
@@ -91,7 +91,7 @@ def distrifusion() -> list[Row]:
     assert isinstance(cluster.compute, Gpu)
     limit, rows = cluster.compute.memory_bytes, []
     for shape in (MODEL, MODELS["G"]):
-        plan = load_schedule("distrifusion", STEPS, shape.layers, top_k=shape.top_k)
+        plan = load_for("distrifusion", STEPS, shape)
         for size in ELEMENT_BYTES:
             work = {images: Workload(shape, cluster.ranks, images) for images in BATCHES}
             fits = {str(images): memory(plan, each, size).fits(limit) for images, each in work.items()}

@@ -13,9 +13,9 @@ from sim.commands.options import ClusterName, Dtype, ModelName, Pixels
 from sim.units import quantity, readable
 
 if TYPE_CHECKING:
-    from sim.advise import Asked, Option
     from sim.cluster import Cluster
     from sim.inputs import Input
+    from sim.option import Asked, Option
     from sim.workload import Workload
 
 Steps = Annotated[int, typer.Option(min=1, help="Sampling steps.")]
@@ -70,12 +70,13 @@ def advise(
     Ends with 1 if nothing is within the limits."""
     from rich.console import Console
 
-    from sim.advise import Asked, evidence
     from sim.advise import advise as ranked
+    from sim.advise import evidence
     from sim.cluster import Cluster
     from sim.inputs import drawn
     from sim.limits import Limits
     from sim.load import sources
+    from sim.option import Asked
     from sim.vulnerability import Vulnerability
 
     machine = Cluster.load(cluster)

@@ -8,7 +8,7 @@ import typer
 
 from sim.commands.mesh import MeshText, NoGuidance, decoding_bytes, meshed
 from sim.commands.options import Images, ModelName, Pixels, Sources, Steps, names_of
-from sim.load import load_schedule, sources
+from sim.load import load_for, sources
 from sim.units import quantity
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def memory(
     shape, named = load_model(model, pixels), sources(schedules)
     ranks = ranks if ranks is not None else machine.ranks if machine else 8
     workload = meshed(Workload(shape, ranks, images), mesh, no_guidance)
-    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    plans = [load_for(source, steps, shape) for source in named]
     if channels is None:
         channels = channels_of(machine) if machine else Reserve().channels
     reserve = Reserve(channels=channels, vae_bytes=decoding_bytes(vae, shape, images))

@@ -54,7 +54,7 @@ def sensitivity(
 
     from sim.cluster import Cluster
     from sim.inputs import drawn
-    from sim.load import load_schedule, sources
+    from sim.load import load_for, sources
     from sim.sensitivity import influences, ranking
 
     machine = Cluster.load(cluster)
@@ -62,7 +62,7 @@ def sensitivity(
     inputs, named = uncertain_inputs(machine, relative_error), sources(schedules)
     if twice := [name for i, name in enumerate(named) if name in named[:i]]:
         raise ValueError(f"{twice[0]} stands there twice")
-    plans = [load_schedule(source, steps, workload.model.layers, top_k=workload.model.top_k) for source in named]
+    plans = [load_for(source, steps, workload.model) for source in named]
     seconds, found = [], []
     with Console(stderr=True).status("evaluating") as status:
         for source, plan in zip(named, plans, strict=True):

@@ -37,7 +37,7 @@ from sim.commands.traces import (
     report_lines,
     titled,
 )
-from sim.load import load_schedule, sources
+from sim.load import load_for, sources
 from sim.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def simulate(
     shape, recorded = load_model(model, pixels), None if routing is None else Routing.load(routing)
     workload = meshed(Workload(shape, machine.ranks, images, wire, recorded, dtype, grouped), mesh, no_guidance)
     named = sources(schedules)
-    plans = [load_schedule(source, steps, shape.layers, top_k=shape.top_k) for source in named]
+    plans = [load_for(source, steps, shape) for source in named]
     names = names_of(named, plans)
     workloads = placed(routed(plans, workload, imbalance, keep, routing_seed), plans, placement)
     outputs = Outputs(_saved(save, names), trace, picture, step, rank or None, json)

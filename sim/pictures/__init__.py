@@ -7,8 +7,9 @@ Pictures of traces are in sim/timeline.py.  Names are imported when they are fir
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sim.lazy import lazily
 
 if TYPE_CHECKING:
     from sim.pictures.ages import draw_staleness
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
     from sim.pictures.style import COLUMN_IN, PAGE_IN, figure_bytes, save_figure
     from sim.timeline import draw_timeline
 
-_HOMES = {
-    "sim.pictures.ages": ("draw_staleness",),
-    "sim.pictures.errors": ("Beside", "FitPoints", "draw_beside", "draw_errors", "draw_fits"),
-    "sim.pictures.front": ("Choice", "draw_front"),
-    "sim.pictures.layers": ("draw_similarity", "draw_vulnerability"),
-    "sim.pictures.memory": ("draw_memory",),
-    "sim.pictures.roofline": ("draw_roofline",),
-    "sim.pictures.style": ("COLUMN_IN", "PAGE_IN", "figure_bytes", "save_figure"),
-    "sim.timeline": ("draw_timeline",),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__getattr__ = lazily(
+    __name__,
+    {
+        "sim.pictures.ages": ("draw_staleness",),
+        "sim.pictures.errors": ("Beside", "FitPoints", "draw_beside", "draw_errors", "draw_fits"),
+        "sim.pictures.front": ("Choice", "draw_front"),
+        "sim.pictures.layers": ("draw_similarity", "draw_vulnerability"),
+        "sim.pictures.memory": ("draw_memory",),
+        "sim.pictures.roofline": ("draw_roofline",),
+        "sim.pictures.style": ("COLUMN_IN", "PAGE_IN", "figure_bytes", "save_figure"),
+        "sim.timeline": ("draw_timeline",),
+    },
+)
 __all__ = [
     "COLUMN_IN",
     "PAGE_IN",
@@ -50,9 +53,3 @@ __all__ = [
     "figure_bytes",
     "save_figure",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sim.pictures' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
