@@ -28,7 +28,7 @@ from calibration.samples import machine
 from sim import MODELS, Cluster, Schedule, Workload, load_schedule, simulate
 from sim.inputs import drawn, inputs_of
 from sim.search.file import Run
-from sim.search.layers import MODES, MORE_MODES, Cost, LayerSearch, age_cost, image_cost
+from sim.search.layers import MORE_MODES, Cost, LayerSearch, age_cost, image_cost
 from sim.search.layerwise import Mode, layerwise
 from sim.search.order import SETTINGS, local_search, reordered
 from sim.search.rules import Rule, Stand, know, rules, stand
@@ -37,6 +37,7 @@ from sim.vectorised.engines import Case, evaluate
 from sim.vulnerability import Vulnerability
 from sim.workload import ModelShape
 
+MODES = tuple(map(Mode.parse, ("sync", "stale")))
 MODEL, RANKS, STEPS, DRAWS, PROBES = MODELS["XL"], 8, 50, 64, 10
 CLUSTERS, BATCHES = ("8x-rtx4090", "8x-h100"), (4, 16, 32)
 TRIES = 8
