@@ -70,9 +70,10 @@ register(app)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
-    from realrun.joined import started_by_torchrun
+    from realrun.joined import ended_at_once, started_by_torchrun
     from realrun.ranks import RanksFailed
 
     if not started_by_torchrun():  # which ends ranks that wait in a transfer, and takes no longer than it has to
         end_orderly()
-    run_app(app, arguments, faults=(RanksFailed,))
+    with ended_at_once():
+        run_app(app, arguments, faults=(RanksFailed,))

@@ -44,7 +44,7 @@ def _commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command in `arguments` (default: those of the process), and exits."""
-    from realrun.joined import started_by_torchrun
+    from realrun.joined import ended_at_once, started_by_torchrun
     from realrun.messages import TransferError
     from realrun.ranks import RanksFailed
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.insert(0, "run")  # what is no command begins with a schedule
     if not started_by_torchrun():  # which ends ranks that wait in a transfer, and takes no longer than it has to
         end_orderly()
-    run_app(app, given, faults=(RanksFailed, TransferError))
+    with ended_at_once():
+        run_app(app, given, faults=(RanksFailed, TransferError))
 
 
 Schedules = Annotated[

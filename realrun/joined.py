@@ -5,6 +5,7 @@ The file knows how answers are gathered and how a failure ends them all; it refu
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,20 @@ class Joined:
         if said:
             raise RanksFailed({rank: said.get(rank, "finished") for rank in range(self.world)}, {})
         return [value for value, *_ in answers]
+
+
+@contextmanager
+def ended_at_once() -> Iterator[None]:
+    """A block that ends the process ends a rank of torchrun without destructors: those of gloo may abort it, once in
+    many runs, when a peer has gone before."""
+    try:
+        yield
+    except SystemExit as end:
+        if not started_by_torchrun():
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
 
 
 @contextmanager

@@ -29,7 +29,6 @@ Array = npt.NDArray[np.float64]
 Choice = npt.NDArray[np.int64]  # [layer] number of its mode
 Timed = Callable[[Schedule], float]
 _ROUNDED = 1 + 1e-12  # times that are added up layer by layer are off by some last bits
-MODES = tuple(map(Mode.parse, ("sync", "stale")))  # whole layers
 MORE_MODES = tuple(Mode.parse(f"{base}{slots}") for base in ("sync", "stale")
                    for slots in ("", " 1,2", " 1,3", " 1,4", " 2,2", " 2,4", " 3,3", " 4,4"))  # fmt: skip
 
