@@ -35,7 +35,7 @@ from sim.workload import ModelShape, Workload
 ROOT = Path(__file__).parent.parent
 SHAPE = ModelShape("S-depth-8", layers=8, hidden=384, heads=6, experts=8)
 WORKLOAD = Workload(SHAPE, ranks=2, images=4, wire="float32")
-STEPS, ROUNDS, REPEATS = 2, 5, 2
+STEPS, ROUNDS, REPEATS = 2, 11, 2
 LIMIT = 1.15
 
 
