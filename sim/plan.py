@@ -57,8 +57,8 @@ class Plan:
             return [[0.0] * workload.ranks] * len(self.burst)
         sort_of, ops = sorts(self.schedule, workload)
         row_of, rows = followers(self.schedule, sort_of)
-        rests = [rest_bytes(ops[a], ops[b], self.schedule, workload, link) for a, b in rows[1:]]
-        ticks = np.rint(np.array([np.zeros(workload.ranks), *rests]) / link.bytes_per_s * ticks_per_s).tolist()
+        rests = rest_bytes(rows, ops, self.schedule, workload, link)
+        ticks = np.rint(rests / link.bytes_per_s * ticks_per_s).tolist()
         return [ticks[row] for row in row_of]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sim.cluster import Cluster, cluster_tables
+from sim.cluster import Cluster, Link, cluster_tables
 from sim.cost import sorts
 from sim.load import load_schedule
 from sim.mesh import Mesh
+from sim.vectorised.batch import Batch, batch
 from sim.vectorised.costs import Config, Costs
 from sim.vectorised.engines import Case, evaluate, simulated
 from sim.vectorised.machines import Machines, costs_of, may_differ
@@ -135,3 +137,18 @@ def test_stars_stand_for_every_name() -> None:
     whole = Cluster.of_tables(tables, "x")
     for name, resource in half.link.resources.items():  # type: ignore[union-attr]
         assert resource.bytes_per_s == 0.5 * whole.link.resources[name].bytes_per_s  # type: ignore[union-attr]
+
+
+def test_batches_are_joined_whatever_their_links_save_up() -> None:
+    schedule = load_schedule("sync", 2, 4)
+    workload = Workload(MODELS["tiny"], 2, 4).fits(schedule)
+    costs = Costs(schedule)
+    parts = []
+    for burst_bytes in (0.0, 1e-9, 2e4):  # the second is less than a tick
+        machine = replace(Cluster.load("cpu-2-ranks"), link=Link(1e-4, 3e7, "pair", burst_bytes=burst_bytes))
+        one = [Config(workload, machine)]
+        parts.append(batch(costs, one, costs.seconds(one), 1))
+    for some in (parts, parts[:2], parts[1:]):
+        joined = Batch.joined(some)
+        assert joined.size == len(some)
+        assert joined.rest.shape[2] == len(some)

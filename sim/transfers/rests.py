@@ -33,7 +33,16 @@ def followers(schedule: Schedule, sort_of: Sequence[int]) -> tuple[list[int], li
     return row_of.tolist(), [(0, 0), *map(tuple, pairs.T.tolist())]
 
 
-def rest_bytes(op: Op, after: Op, schedule: Schedule, workload: Workload, link: Link) -> Array:
+def rest_bytes(
+    rows: Sequence[tuple[int, int]], ops: Sequence[Op], schedule: Schedule, workload: Workload, link: Link
+) -> Array:
+    """[row, rank], of the rows of `followers` and the first op of each sort: what is left of a collective when the link
+    is free that the one behind it fills most; 0 in row 0."""
+    left = [_left_bytes(ops[op], ops[after], schedule, workload, link) for op, after in rows[1:]]
+    return np.array([np.zeros(workload.ranks), *left])
+
+
+def _left_bytes(op: Op, after: Op, schedule: Schedule, workload: Workload, link: Link) -> Array:
     """Bytes [rank] that the fullest link of `op`, among those that meet in it, still carries when the one that `after`
     fills most has carried its own."""
     found = np.zeros(workload.ranks)

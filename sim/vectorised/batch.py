@@ -68,7 +68,7 @@ class Batch:
         if len(parts) == 1:
             return parts[0]
         if len({part.rest.shape[:2] for part in parts}) > 1:
-            shape = next(part.rest.shape[:2] for part in parts if part.burst.any())
+            shape = np.broadcast_shapes(*(part.rest.shape[:2] for part in parts))
             parts = [replace(part, rest=np.broadcast_to(part.rest, (*shape, part.size))) for part in parts]
         whole: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts], axis=-1) for name in _BY_CONFIG

@@ -112,9 +112,7 @@ class Costs:
             if isinstance(link := config.cluster.links, Link) and link.burst_bytes:
                 key = ("rests", id(config.workload), link.scope, link.buffered)
                 if key not in self.known:
-                    pairs = [(ops[a], ops[b]) for a, b in rows[1:]]
-                    left = [rest_bytes(a, b, self.schedule, config.workload, link) for a, b in pairs]
-                    self.known[key] = np.array([np.zeros(first.ranks), *left])
+                    self.known[key] = rest_bytes(rows, ops, self.schedule, config.workload, link)
                 found[n] = self.known[key] / link.bytes_per_s
         return found
 

@@ -160,10 +160,12 @@ def costs_of(
         op = rows[int(np.argmax(~(seconds <= LONGEST_S).all(axis=(1, 2))))]
         raise ValueError(f"{op.name} would take {np.max(seconds):g} s on cluster {machines.first.name}")
     burst = whole(np.array([_burst_s(op, machines) for op in ops]))
-    rest_of, pairs = followers(schedule, sort_of)
+    rest_of, followed = followers(schedule, sort_of)
     rest = np.zeros((1, 1, machines.size))
     if burst.any():
-        rest = _rests([(ops[a], ops[b]) for a, b in pairs[1:]], schedule, workload, machines)
+        assert isinstance(machines.first.link, Link), "no other bursts"
+        left = rest_bytes(followed, ops, schedule, workload, machines.first.link)
+        rest = whole(left[..., None] / (machines.number("link.bytes_per_s") * machines.rate()))
     ranks = 1 if all((each == each[:, :1]).all() for each in (seconds, rest)) else workload.ranks
     talks = np.array([op.collective for op in ops])[:, None]
     kernels = [op_launches(op, schedule, workload, machines.first) for op in ops]
@@ -202,15 +204,6 @@ def _burst_s(op: Op, machines: Machines) -> Array:
         return np.zeros(machines.size)
     rate = machines.number("link.bytes_per_s") * machines.rate()
     return machines.number("link.burst_bytes") / rate
-
-
-def _rests(pairs: Sequence[tuple[Op, Op]], schedule: Schedule, workload: Workload, machines: Machines) -> Array:
-    """Ticks [row, rank, machine]: `sim.transfers.rests.rest_bytes` over the rate; the first row is 0."""
-    link = machines.first.link
-    assert isinstance(link, Link), "no other bursts"
-    left = [rest_bytes(op, after, schedule, workload, link) for op, after in pairs]
-    rate = machines.number("link.bytes_per_s") * machines.rate()
-    return whole(np.array([np.zeros(workload.ranks), *left])[..., None] / rate)
 
 
 def _compute(schedule: Schedule, workload: Workload, machines: Machines, ops: Sequence[Op]) -> Array:
